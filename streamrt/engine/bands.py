@@ -27,6 +27,8 @@ _COUNTS = tuple(2**power for power in range(1, 13))
 _MOST_COUNTS = 4
 #: Try no more numbers of bands, or of strips, if so many in a row did not need less memory. Sections may have fewer.
 _MOST_IDLE = 2
+#: The same if nodes that run whole need most: many bands may need less than these.
+_MOST_IDLE_WHOLE = 4
 #: The most steps of a pass in bands, or of each of its rounds. Planning takes some 20 us for each.
 _MOST_STEPS = 3 * 2**13
 #: All rounds together may have more steps if each has so many operations on average: 10 us of them at 100 GFLOP/s. A
@@ -42,6 +44,12 @@ _MOST_READ = 2**39
 
 #: Prefer lower bands, with which more weights are pinned, only if a pass takes under 98 % of the time.
 _GAIN = 0.98
+
+#: Seconds that finding programs in bands takes for each node of a graph (docs/measurements.md).
+SEARCH = 5e-3
+#: Look for a way in which more nodes run again only if so many passes may save as much as finding it takes, and if
+#: reading takes over this part of a pass.
+_PASSES, _MUCH = 20, 0.5
 
 #: Prefer a program that is not lean if its simulated pass takes at most this many times as long: it computes 1.5 to 3
 #: times as fast.
@@ -79,14 +87,15 @@ class InBands:
         compile_for: see `Compile`.
         graph: of the programs.
         sizes: bytes of each parameter, by name.
+        disk: bytes a second that the disk delivers.
         wanted: whether there are any programs.
         exact: whether lean programs are as fast as others.
     """
 
     def __init__(
-        self, compile_for: Compile, graph: Graph, sizes: Mapping[str, int], *, wanted: bool, exact: bool
+        self, compile_for: Compile, graph: Graph, sizes: Mapping[str, int], disk: float, *, wanted: bool, exact: bool
     ) -> None:
-        self._compile, self._graph, self._sizes = compile_for, graph, sizes
+        self._compile, self._graph, self._sizes, self._disk = compile_for, graph, sizes, disk
         self._wanted, self._exact = wanted, exact
         self._ways: tuple[Way, ...] = ()  # of all programs, once there is one
         self._schedules: dict[int, Schedules] = {}  # of programs of each way
@@ -164,10 +173,14 @@ class InBands:
         found = iter(()) if none else self._programs(lean=False, fewest=program.bands, again=program.again)
         return takewhile(_is_faster, found)
 
-    @property
-    def weights(self) -> int:
-        """Bytes of all parameters."""
-        return sum(self._sizes.values())
+    def read(self, plan: Plan) -> float:
+        """The bytes that a pass could read from the disk in the time that its reading takes: in small ranges, fewer."""
+        return plan.streamed_bytes * self._disk / plan.speed(self._disk)
+
+    def reads_long(self, plan: Plan) -> bool:
+        """Whether passes that read all weights once, at the full speed, would save more than it takes to find them."""
+        reading, once = self.read(plan) / self._disk, sum(self._sizes.values()) / self._disk
+        return reading > _MUCH * plan.seconds and (reading - once) * _PASSES > len(self._graph.nodes) * SEARCH
 
     def least_read(self, program: Program, budget: int) -> int:
         """Bytes that a pass of ``program`` reads at least.
@@ -192,16 +205,17 @@ class InBands:
         return read * program.rounds
 
     def _programs(self, lean: bool, fewest: int, again: int) -> Iterator[Program]:
-        least, idle, most, steps = math.inf, 0, self._most_times(), 0
+        least, idle, most, steps, whole = math.inf, 0, self._most_times(), 0, False
         known = Known(self._schedules.setdefault(again, {}))
         for bands in (count for count in _COUNTS if count >= fewest):
-            if bands > most or 2 * steps > _MOST_STEPS or idle == _MOST_IDLE:
+            if bands > most or 2 * steps > _MOST_STEPS or idle == (_MOST_IDLE_WHOLE if whole else _MOST_IDLE):
                 return
             program = self._compile(lean, bands, 1, again, self._ways, known)
             steps, self._ways = len(program.steps), program.ways
             if not program.sections or steps > _MOST_STEPS:
                 return
             idle = 0 if program.memory < least else idle + 1
+            whole = len(program.sections) < len(program.ways[again].runs)
             if not idle:
                 least = program.memory
                 yield program
@@ -239,7 +253,7 @@ def fit_in_bands(
     found: list[tuple[Program, Plan]] = []
     left_out = False
     for group in programs.groups():
-        if found and not _may_be_shorter(group, found, programs.weights):
+        if found and not _may_be_shorter(group, found, programs):
             break
         if group.held >= budget:
             left_out = True
@@ -277,14 +291,14 @@ def faster_bands(
     return None if best is None else _faster(best, programs, budget, plan_for)
 
 
-def _may_be_shorter(group: Group, found: Sequence[tuple[Program, Plan]], weights: int) -> bool:
+def _may_be_shorter(group: Group, found: Sequence[tuple[Program, Plan]], programs: InBands) -> bool:
     """Whether a program of a group that comes later may have a shorter pass than those that were ``found``.
 
-    If more nodes run again, there is more memory for weights. That helps if a pass reads more than twice the bytes of
-    all ``weights``. In strips columns are computed again instead of nodes.
+    If more nodes run again, there is more memory for weights. That helps if reading takes long. In strips columns are
+    computed again instead of nodes.
     """
     if group.strips == 1:
-        return found[-1][1].streamed_bytes > 2 * weights
+        return programs.reads_long(min(found, key=_seconds)[1])
     return group.again == 0 and all(program.again and program.strips == 1 for program, _ in found)
 
 
@@ -325,7 +339,7 @@ def _shortest(
             continue
         if best is not None and plan.seconds >= best[1].seconds * _GAIN:
             break
-        best, most = (program, plan), min(most, plan.streamed_bytes)
+        best, most = (program, plan), min(most, programs.read(plan))
         if not plan.streamed_bytes:
             break  # lower bands would save no reading
     for program in () if best or before else reversed(larger):

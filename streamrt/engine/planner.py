@@ -185,10 +185,8 @@ class Planner:
         one = with_batch(shapes, 1) if divisible else shapes
         others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
         # Take the least: a lean program may need more than the other, and one sample may need more than two.
-        programs = (program, *others, *self._programs.in_bands(graph, one, asked=True))
-        return least_budget(
-            programs, lambda each: smallest_window(self._weights(each), self._file.size, huge=self._huge)
-        )
+        programs = (program, *others, *self._programs.in_bands(graph, one, self.rates.disk, asked=True))
+        return least_budget(programs, lambda it: smallest_window(self._weights(it), self._file.size, huge=self._huge))
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         """The samples in one pass that give the most samples a second; a multiple of the batch of ``shapes``.
@@ -228,7 +226,8 @@ class Planner:
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, thorough: bool, bands: bool = False) -> Prepared:
         program = self._fitting(graph, shapes)
         samples = batch_of(shapes, graph.inputs) if program.batchwise else 0
-        in_bands = self._programs.in_bands(graph, with_batch(shapes, 1) if samples else shapes, asked=bands)
+        one = with_batch(shapes, 1) if samples else shapes
+        in_bands = self._programs.in_bands(graph, one, self.rates.disk, asked=bands)
 
         def compile_for(part: int, lean: bool) -> Program:
             return self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)

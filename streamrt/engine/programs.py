@@ -80,11 +80,14 @@ class Programs:
             known=known,
         )
 
-    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], *, asked: bool = False) -> InBands:
-        """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""
+    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], disk: float, *, asked: bool = False) -> InBands:
+        """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for.
+
+        ``disk`` is its speed in bytes a second.
+        """
         sizes = {name: tensor.nbytes for name, tensor in self.file.tensors.items()}
         return InBands(
-            partial(self.compile, graph, shapes), graph, sizes, wanted=asked or self.bands, exact=self._exact
+            partial(self.compile, graph, shapes), graph, sizes, disk, wanted=asked or self.bands, exact=self._exact
         )
 
     def keep(self, program: Program) -> None:

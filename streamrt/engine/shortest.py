@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from streamrt.engine.bands import InBands, faster_bands
+from streamrt.engine.bands import SEARCH, InBands, faster_bands
 from streamrt.engine.cache_parts import in_parts
 from streamrt.engine.micro_batch import Compile, begins, fit
 from streamrt.errors import BudgetError
@@ -27,8 +27,6 @@ _WORTH = 0.9
 _LEAN = 2
 #: Seconds that each step in bands takes beside its operations (docs/bands.md).
 _STEP = 1e-4
-#: Seconds that finding programs in bands takes for each node of a graph (docs/measurements.md).
-_SEARCH = 5e-3
 #: Calls that must save as much as the search for bands takes.
 _CALLS = 5
 
@@ -103,7 +101,7 @@ class _Search:
         call, one = self._call, min(1, self._call.samples)
         assert call.budget is not None  # without one nothing streams
         saved = self._seconds - self._passes(one) * self._least(one)
-        if saved * _CALLS < len(self._first.nodes) * _SEARCH:
+        if saved * _CALLS < len(self._first.nodes) * SEARCH:
             return
         most = _WORTH * self._seconds / self._passes(one)  # seconds of a pass that is worth it
         steps, read = len(self._first.nodes) + (most - self._sample) / _STEP, most * call.rates.disk

@@ -37,7 +37,7 @@ _MOST_OPTIONS = 2**14
 #: Smaller tensors than this part of the largest do not count, such as gates, means and deviations.
 _SMALL = 2**8
 #: A way is worth planning for if it holds at most this much of what the one before it holds.
-_LESS = 0.5
+_LESS = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Way:
     Attributes:
         nodes: those that run again have names of their own, and so have their outputs.
         sources: for each, the index of the node that it is, or is again.
-        runs: of nodes that can be computed in bands together: the first of each section and the one behind it.
+        runs: of two nodes or more that can be computed in bands together: the first of each and the one behind it. All
+            tensors of a shorter one are whole.
         held: the most bytes of whole tensors at a time, or a little less.
     """
 
@@ -68,7 +69,7 @@ def ways_of(
 ) -> list[Way]:
     """The ways to run a program: first that in which no node runs again.
 
-    Each further one holds at most 50 % of the one before it. The last one holds as little as is possible.
+    Each further one holds at most 70 % of the one before it. The last one holds as little as is possible.
 
     Args:
         nodes: of the program.
@@ -215,7 +216,7 @@ def _way(places: PlacesOfNodes, copies: Copies, held: int, taken: Collection[str
         for index in range(*span):
             nodes.append(_with_inputs(places.nodes[index], places.rows[index], names))
             sources.append(index)
-        if places.are_runs[place]:
+        if places.are_runs[place] and len(nodes) - first > 1:
             runs.append((first, len(nodes)))
     return Way(tuple(nodes), tuple(sources), runs, held)
 

@@ -6,7 +6,7 @@ Pure: nothing is allocated and no file is touched. `Program.bind` hands the memo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,8 +41,8 @@ from streamrt.ops.rows import Again, Rows, has_rows, in_strip, rows_of
 from streamrt.program.again import Way, ways_of
 from streamrt.program.casts import Casts, read_as_floats
 from streamrt.program.current import Beginning, Current, InRound
-from streamrt.program.division import Known, section_of_rounds, sections_of
-from streamrt.program.placement import nbytes, place
+from streamrt.program.division import Alive, Known, section_of_rounds, sections_of
+from streamrt.program.placement import alive, nbytes, place
 from streamrt.program.sections import Section, Whole
 
 #: Bytes that a step takes beside the workspace: its part of the schedule and the plan, and its bound kernel.
@@ -403,7 +403,8 @@ class _Compiler:
         if self._bands:
             rows = [self._rows(index, low, self.operands) for index, low in enumerate(self.lowered)]
             ways = ways or self._ways(rows)
-            sections = self._sections(ways[again], rows, Known() if known is None else known)
+            whole = partial(self._alive, params, lean)
+            sections = self._sections(ways[again], rows, whole, Known() if known is None else known)
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
@@ -413,8 +414,7 @@ class _Compiler:
         rounds = section_of_rounds(spans, self.nodes, self.operands)
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         outside = {name for section in sections for name in section.outside}
-        inputs, outputs = self._ends()
-        inputs, outputs = ([name for name in names if name not in outside] for names in (inputs, outputs))
+        inputs, outputs = ([name for name in names if name not in outside] for names in self._ends())
         offsets, scratch, workspace = place(
             *(inputs, outputs, nodes, tuple(self.constants), params, self.operands, lowered), join=not lean
         )
@@ -456,7 +456,13 @@ class _Compiler:
         work = [low.flops + sum(map(math.prod, low.outputs)) for low in self.lowered]
         return tuple(ways_of(self.nodes, rows, shapes, sizes, work, results, {*self._names, *self.operands}))
 
-    def _sections(self, way: Way, rows: Sequence[Rows | None], known: Known) -> list[Section]:
+    def _alive(self, params: Mapping[str, Operand], lean: bool, outside: Collection[str]) -> Sequence[int]:
+        """See `Alive`: inputs and outputs that are ``outside`` have no bytes."""
+        tensors = self.operands | dict.fromkeys(outside, Operand((0,)))
+        arguments = *self._ends(), self.nodes, tuple(self.constants), params, tensors
+        return alive(*arguments, self.lowered, join=not lean)
+
+    def _sections(self, way: Way, rows: Sequence[Rows | None], whole: Alive, known: Known) -> list[Section]:
         """The sections of the nodes that run in one of the ways, which become those of the program."""
         for node, source in zip(way.nodes, way.sources, strict=True):
             for name, made in zip(node.outputs, self.nodes[source].outputs, strict=True):
@@ -466,6 +472,7 @@ class _Compiler:
         return sections_of(
             *(self.nodes, self.lowered, [rows[source] for source in way.sources], self.operands, *self._ends()),
             *(way.runs, self._bands, self._strips),
+            whole=whole,
             narrowed=self._narrowed,
             known=known,
         )

@@ -1,9 +1,14 @@
-"""Dividing a program into sections, and a section into strips and bands."""
+"""Dividing a program into sections, and a section into strips and bands.
+
+Lines of bands take memory beside the whole tensors that a section reads and makes. In small planes with many channels,
+as late blocks have them, that is more than all whole tensors. So nodes run whole, in no section, wherever that needs no
+more memory than the largest section does. Their weights then are read once.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamrt.graph import Node
@@ -13,17 +18,20 @@ from streamrt.ops.rows import Rows
 from streamrt.program import arena
 from streamrt.program.bands import Meter, RowInput, RowNode, Schedule, schedule
 from streamrt.program.forms import Form, Narrowed, in_strips
+from streamrt.program.runs import Runs
 from streamrt.program.sections import FLOAT, Section
 from streamrt.program.strips import NARROWEST
 
-#: A shorter run of nodes is no section: all its tensors are whole ones.
-_FEWEST = 2
 #: The most tensors of all bands of a program (see `Meter`), and those of schedules with fewer bands, which are tried.
 _MOST_MARKS, _MOST_AGAIN = 2**16, 2**14
 
 #: Schedules with the tensors of all their bands (`Meter`), by the nodes of a section, the rows that come in at once,
 #: and the rows of which each node makes multiples. Columns change nothing else.
 Schedules = dict[tuple[tuple[int, int], int, tuple[int, ...]], tuple[Schedule, int]]
+
+#: The bytes of the arena that are in use while each node of a program runs, if no node is in a section. The argument is
+#: the inputs and outputs that have no memory in the arena.
+Alive = Callable[[set[str]], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +55,17 @@ def sections_of(
     tensors: Mapping[str, Operand],
     inputs: Sequence[str],
     results: Sequence[str],
-    runs: Iterable[tuple[int, int]],
+    runs: Runs,
     bands: int,
     strips: int,
+    whole: Alive,
     narrowed: Narrowed,
     known: Known,
 ) -> list[Section]:
     """The sections of a program, each divided into at most about ``bands`` parts; none if one has too many bands.
 
-    A section has fewer bands, or no strips, if these need no more memory than others do, with all whole tensors and
-    without them.
+    Nodes run whole, or a section has fewer bands or no strips, if that needs no more memory, with all whole tensors,
+    than another section does.
 
     Args:
         nodes: of the program.
@@ -68,13 +77,13 @@ def sections_of(
         runs: the first node of each run of nodes that may be a section, and the one behind it.
         bands: as above; at least 1.
         strips: the most strips of a section; 1 if all columns are computed at once.
+        whole: see `Alive`.
         narrowed: see `Narrowed`.
         known: of earlier divisions with the same arguments but for ``bands``, its ``schedules`` also but for
             ``strips``; it is extended.
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     last_use |= dict.fromkeys(results, len(nodes))
-    runs = [run for run in runs if run[1] - run[0] >= _FEWEST]
     outside = _outside(nodes, rows, runs, inputs, results)
 
     heights = {run: _height(nodes[slice(*run)], rows[slice(*run)], tensors) for run in runs}
@@ -114,17 +123,40 @@ def sections_of(
     if len(found) < len(runs):
         return []
     beside = [_beside(each, nodes, tensors, last_use, outside) for each in found]
-    most = max((size + each.nbytes for size, each in zip(beside, found, strict=True)), default=0)
-    largest = max((each.nbytes for each in found), default=0)
+    sizes = [size + each.nbytes for size, each in zip(beside, found, strict=True)]
+    most, divided = _divided(nodes, runs, sizes, whole, outside)
     counts = [2**power for power in range(bands.bit_length()) if 2**power < bands]
-    for index, (run, size, form) in enumerate(zip(runs, beside, forms, strict=True)):
-        if found[index].nbytes == min(largest, most - size):
+    for index in divided:
+        run, size, form = runs[index], beside[index], forms[index]
+        if found[index].nbytes == most - size:
             continue
         ways = [(form_of(run, 1), count) for count in (*counts, bands)] if form.strips else []
         fewer = (section(run, *way, other) for way in (*ways, *((form, count) for count in counts)))
-        fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
+        fits = (each for each in fewer if each and each.nbytes <= most - size)
         found[index] = next(fits, found[index])
-    return found
+    return [found[index] for index in divided]
+
+
+def _divided(
+    nodes: Sequence[Node], runs: Runs, sizes: Sequence[int], whole: Alive, outside: set[str]
+) -> tuple[int, list[int]]:
+    """The most bytes in use while a run of nodes is computed, and the runs that are sections: the others need no more.
+
+    Args:
+        nodes: of the program.
+        runs: see `sections_of`.
+        sizes: the bytes in use while each of them is computed in a section.
+        whole: see `Alive`.
+        outside: the inputs and outputs that have no memory in the arena. They have some where nodes run whole.
+    """
+    alive = whole(outside)
+    without = [
+        math.inf if any(outside.intersection((*node.inputs, *node.outputs)) for node in nodes[slice(*run)]) else most
+        for run, most in ((run, max(alive[slice(*run)])) for run in runs)
+    ]
+    most = max((int(min(pair)) for pair in zip(sizes, without, strict=True)), default=0)
+    divided = [index for index, size in enumerate(without) if size > most]
+    return (most, divided) if divided else (max(sizes, default=0), [*range(len(runs))])
 
 
 def section_of_rounds(
@@ -170,7 +202,7 @@ def _beside(
     }
     inside = {name for node in section.nodes for name in node.outputs}
     alive = (before | {*section.inputs, *section.outputs}) - outside - (inside - {*section.outputs})
-    if section.inplace:
+    if any(last_use[section.inputs[index]] < section.last for index in section.inplace):
         alive.discard(section.outputs[0])
     return sum(FLOAT * math.prod(tensors[name].shape) for name in alive)
 

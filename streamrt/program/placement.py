@@ -49,6 +49,45 @@ def place(
     ``join``, tensors that a node would only copy side by side are computed at their final position. This can make
     the arena larger or smaller.
     """
+    home, blocks = _blocks(inputs, outputs, nodes, constants, params, tensors, lowered, join)
+    offsets, workspace = arena.arrange([*blocks, *_scratch(lowered)])
+    return (
+        {name: offsets[place.block] + place.offset for name, place in home.items()},
+        tuple(offsets[len(blocks) :]),
+        workspace,
+    )
+
+
+def alive(
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    nodes: Sequence[Node],
+    constants: Sequence[str],
+    params: Container[str],
+    tensors: Mapping[str, Operand],
+    lowered: Sequence[Lowered],
+    join: bool,
+) -> list[int]:
+    """The bytes of tensors and scratch that are in use while each node runs; for the arguments see `place`."""
+    _, blocks = _blocks(inputs, outputs, nodes, constants, params, tensors, lowered, join)
+    return [*map(int, arena.alive([*blocks, *_scratch(lowered)], 0, len(nodes)))]
+
+
+def _scratch(lowered: Sequence[Lowered]) -> list[arena.Block]:
+    return [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
+
+
+def _blocks(
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    nodes: Sequence[Node],
+    constants: Sequence[str],
+    params: Container[str],
+    tensors: Mapping[str, Operand],
+    lowered: Sequence[Lowered],
+    join: bool,
+) -> tuple[dict[str, _Place], list[arena.Block]]:
+    """The blocks of memory that tensors share, and the place of each tensor; for the arguments see `place`."""
     last_use = {name: step for step, node in enumerate(nodes) for name in node.inputs}
     last_use |= {name: len(nodes) for name in (*outputs, *constants)}
     parts = _within_outputs(nodes, tensors, lowered) if join else {}
@@ -80,14 +119,7 @@ def place(
                 shared = None if alone else _shared_input(node, low, step, home, last, params)
                 settle(name, step, None if shared is None else home[shared])
 
-    blocks = [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
-    scratch = [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
-    offsets, workspace = arena.arrange([*blocks, *scratch])
-    return (
-        {name: offsets[place.block] + place.offset for name, place in home.items()},
-        tuple(offsets[len(blocks) :]),
-        workspace,
-    )
+    return home, [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
 
 
 def _within_outputs(

@@ -29,17 +29,22 @@ def compiled_kernels() -> Iterator[None]:
         yield
 
 
+def block(build: Builder, x: str, channels: int, inside: int) -> str:
+    """A block as those of mobile networks: more channels inside, and a gate for each of these."""
+    y = build.conv(x, channels, inside, 1)
+    y = build.node("Relu", [build.node("Conv", [y, build.weight(inside, 1, 3, 3)], pads=[1] * 4, group=inside)])
+    small = build.conv(build.node("GlobalAveragePool", [y]), inside, 8, 1)
+    gate = build.node("Sigmoid", [build.node("Conv", [small, build.weight(inside, 8, 1, 1)])])
+    y = build.node("Mul", [y, gate])
+    return build.node("Add", [build.node("Conv", [y, build.weight(channels, inside, 1, 1)]), x])
+
+
 def gated(path: Path) -> Path:
-    """Blocks as those of mobile networks: 8 channels, 32 inside, and a gate for each of these."""
+    """Blocks of 8 channels, 32 inside."""
     build = Builder(3, *SHAPE[2:])
     x = build.conv("x", 3, 8)
     for _ in range(3):
-        inside = build.conv(x, 8, 32, 1)
-        inside = build.node("Relu", [build.node("Conv", [inside, build.weight(32, 1, 3, 3)], pads=[1] * 4, group=32)])
-        small = build.conv(build.node("GlobalAveragePool", [inside]), 32, 8, 1)
-        gate = build.node("Sigmoid", [build.node("Conv", [small, build.weight(32, 8, 1, 1)])])
-        inside = build.node("Mul", [inside, gate])
-        x = build.node("Add", [build.node("Conv", [inside, build.weight(8, 32, 1, 1)]), x])
+        x = block(build, x, 8, 32)
     return build.pack(path, x)
 
 
@@ -63,6 +68,29 @@ def test_gates_need_no_planes_of_many_channels(tmp_path: Path) -> None:
     assert numbers == sorted(numbers, reverse=True)
     assert numbers[0] > 0
     assert numbers[-1] == 0
+
+
+def test_late_blocks_run_whole(tmp_path: Path) -> None:
+    """Their planes are small and their weights large: in bands these would be read again, or pinned for nothing."""
+    build = Builder(3, *SHAPE[2:])
+    x = block(build, build.conv("x", 3, 8), 8, 32)
+    x = build.conv(x, 8, 64, 8, strides=[8, 8], pads=[0] * 4)
+    first = x
+    for _ in range(4):
+        x = block(build, x, 64, 256)
+    path = build.pack(tmp_path / "model", build.node("Flatten", [x]))
+    x = zoo.random_input(*SHAPE)
+    with streamrt.Model(path, exact=True) as model:
+        whole, weights, least = model(x), model.plan_for(x.shape).pinned_bytes, model.min_budget(x.shape)
+    for budget in (least, least + 100_000, 2 * least):
+        with streamrt.Model(path, budget, exact=True) as model:
+            assert model(x).tobytes() == whole.tobytes()
+            plan = model.plan_for(x.shape)
+            program = model._engine.planner.prepare(model._engine.file.graph, {"x": SHAPE}).program
+        made = [name for node in program.nodes for name in node.outputs]
+        assert plan.bands
+        assert max(section.first for section in program.sections) <= made.index(first)
+    assert plan.streamed_bytes < weights  # with twice the least budget
 
 
 def test_nodes_that_run_again_have_entries_of_their_own(tmp_path: Path) -> None:
@@ -144,7 +172,7 @@ def test_programs_that_compute_alike_are_not_compared(tmp_path: Path) -> None:
     with streamrt.Model(path, budget) as model:
         planner, graph = model._engine.planner, model._engine.file.graph
         program = planner.prepare(graph, {"x": shape}).program
-        faster = planner._programs.in_bands(graph, {"x": shape}).faster(program)
+        faster = planner._programs.in_bands(graph, {"x": shape}, planner.rates.disk).faster(program)
     assert program.bands
     assert program.strips == 1
     assert not list(faster)

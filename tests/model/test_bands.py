@@ -291,7 +291,7 @@ def test_normalisations_of_whole_planes_run_in_two_sections(tmp_path: Path) -> N
     for _, _, result in found:
         assert result.tobytes() == whole.tobytes()
     least = found[0][1]
-    assert len(least.bands) == 8
+    assert len(least.bands) == 7
     assert least.workspace < 1.15 * planes
 
 

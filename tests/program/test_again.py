@@ -38,10 +38,11 @@ def gate(source: str, number: int) -> list[Node]:
 
 def test_what_a_gate_needs_is_made_again() -> None:
     made = graph([*CHAIN, *gate("c", 1), node("MaxPool", ["m1"], "y", **WINDOW)], ["y"])
-    held, some, again = (compiled(made, 8, way) for way in range(3))
-    assert [way.held for way in again.ways] == [3 * PLANE, PLANE, 0]
-    assert held.ways == some.ways == again.ways
-    assert [program.again for program in (held, some, again)] == [0, 1, 2]
+    held, one, some, again = (compiled(made, 8, way) for way in range(4))
+    assert [way.held for way in again.ways] == [3 * PLANE, 2 * PLANE, PLANE, 0]
+    assert held.ways == one.ways == some.ways == again.ways
+    assert [program.again for program in (held, one, some, again)] == [0, 1, 2, 3]
+    assert names(one) == ["a", "b", "c", "g1", "c (run 2)", "m1", "y"]
     assert names(some) == ["a", "b", "c", "g1", "a (run 2)", "c (run 2)", "m1", "y"]
     assert names(again) == ["a", "b", "c", "g1", "a (run 2)", "b (run 2)", "c (run 2)", "m1", "y"]
     assert [(section.first, section.last) for section in again.sections] == [(0, 4), (4, 9)]
@@ -49,7 +50,7 @@ def test_what_a_gate_needs_is_made_again() -> None:
     assert again.offsets.keys() == {"g1"}
     assert again.outside == {"x", "y"}
     assert {step.node for step in again.steps} == set(range(9))
-    for program in (some, again):
+    for program in (one, some, again):
         np.testing.assert_array_equal(answers(program)["y"], answers(held)["y"])
 
 
@@ -63,7 +64,7 @@ def test_what_a_gate_needs_is_made_again() -> None:
         # a node needs it as a whole
         ([*CHAIN, *gate("c", 1), node("GlobalLpPool", ["c"], "p")], ["m1", "p"]),
         # the name is taken
-        ([*CHAIN, *gate("c", 1), node("Relu", ["x"], "a (run 2)")], ["m1", "a (run 2)"]),
+        ([*CHAIN, *gate("c", 1), node("Relu", ["x"], "c (run 2)")], ["m1", "c (run 2)"]),
         # nodes that need whole planes are no part of a section
         ([node("GlobalLpPool", ["x"], "p"), node("Mul", ["x", "p"], "a"), *CHAIN[1:2], *gate("a", 1)], ["m1", "b"]),
     ],
@@ -183,7 +184,7 @@ def test_all_ways_have_the_same_bits(made: Graph, bands: int, strips: int) -> No
     work = len(first.nodes)
     held = [way.held for way in first.ways]
     assert held == sorted(held, reverse=True)
-    assert all(2 * after <= before for before, after in pairwise(held[:-1]))
+    assert all(10 * after <= 7 * before for before, after in pairwise(held[:-1]))
     for name, values in plain.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
     for again in range(len(first.ways)):

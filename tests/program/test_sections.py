@@ -243,14 +243,14 @@ def test_the_result_of_a_section_takes_the_place_of_an_input() -> None:
         node("Relu", ["f"], "h"),
     ]
     made = graph(nodes, ["h"])
-    program = compiled(made, 8)
+    program = compiled(made, 8, columns=WIDE)
     assert [section.inplace for section in program.sections] == [(), (0,), ()]
     assert program.offsets["b"] == program.offsets["e"]
-    np.testing.assert_allclose(answers(program)["h"], answers(compiled(made, 0))["h"], rtol=1e-6)
-    again = compiled(graph([*nodes, node("Add", ["h", "b"], "i")], ["i"]), 8)  # b is needed longer
+    np.testing.assert_allclose(answers(program)["h"], answers(compiled(made, 0, columns=WIDE))["h"], rtol=1e-6)
+    again = compiled(graph([*nodes, node("Add", ["h", "b"], "i")], ["i"]), 8, columns=WIDE)  # b is needed longer
     assert again.offsets["b"] != again.offsets["e"]
     doubled = node("Resize", ["d"], "e", scales=(1.0, 1.0, 2.0, 1.0))  # e has other rows
-    assert compiled(graph([*nodes[:4], doubled, *nodes[5:]], ["h"]), 8).sections[1].inplace == ()
+    assert compiled(graph([*nodes[:4], doubled, *nodes[5:]], ["h"]), 8, columns=WIDE).sections[1].inplace == ()
 
 
 def test_several_samples_have_no_section() -> None:
@@ -340,15 +340,16 @@ def test_other_nodes_compute_in_one_of_the_rounds(monkeypatch: pytest.MonkeyPatc
     nodes = [
         node("GlobalLpPool", ["x"], "first"),
         *CHAIN[:2],
-        node("Mul", ["b", "first"], "c"),
+        node("Sum", ["a", "b", "x"], "s"),
+        node("Mul", ["s", "first"], "c"),
         node("GlobalLpPool", ["c"], "p"),
         node("Resize", ["p"], "r", scales=(1.0, 1.0, 8.0, 8.0)),
-        node("AveragePool", ["r"], "s", **WINDOW),
-        node("MaxPool", ["s"], "last", **WINDOW),
+        node("AveragePool", ["r"], "t", **WINDOW),
+        node("MaxPool", ["t"], "last", **WINDOW),
     ]
     made = graph(nodes, ["c", "last"])
     few, many = (compiled(made, 8, strips=strips, columns=WIDE) for strips in (2, 5))
-    assert [(section.first, section.last, section.times) for section in many.sections] == [(1, 4, 5), (6, 8, 1)]
+    assert [(section.first, section.last, section.times) for section in many.sections] == [(1, 5, 5), (7, 9, 1)]
     assert (few.rounds, many.rounds) == (2, 5)
     assert len(few.steps) == len(many.steps)
     assert many.memory < few.memory
@@ -368,7 +369,7 @@ def test_other_nodes_compute_in_one_of_the_rounds(monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(Program, "_bind_node", counted)
         found = answers(many)
-    assert computed == [0, 4, 5]
+    assert computed == [0, 5, 6]
     for name, values in answers(compiled(made, 0, columns=WIDE)).items():
         np.testing.assert_array_equal(found[name], values)
 
@@ -387,10 +388,28 @@ def test_strips_are_no_rounds_if_other_nodes_read_more_weights() -> None:
     assert section_of_rounds([], nodes, tensors) is None
 
 
+@pytest.mark.parametrize("bands", [2, 8, 40])
+def test_nodes_run_whole_where_that_needs_no_more_than_another_section(bands: int) -> None:
+    """Those before the Resize need less whole than the section behind it in the lowest bands."""
+    made = graph([node("GlobalLpPool", ["x"], "q"), *ENLARGED], ["f", "q"])
+    program, plain = compiled(made, bands), compiled(made, 0)
+    assert [section.first for section in program.sections] == [4]
+    assert program.workspace < plain.workspace
+    found, wanted = answers(program), answers(plain)
+    for name in ("f", "q"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
 def test_no_input_makes_place_for_a_result_in_strips() -> None:
     """Columns of the input are read again."""
-    nodes, _ = IN_STRIPS["a gate"]
-    made = graph([*nodes, node("GlobalLpPool", ["e"], "p")], ["p"])
+    nodes = [
+        *IN_STRIPS["a gate"][0][:4],
+        *(node(op, ["d"], name, **WINDOW) for op, name in (("AveragePool", "e"), ("MaxPool", "f"))),
+        node("Sum", ["d", "e", "f"], "s"),
+        node("ReduceSum", ["s"], "m", axes=(2, 3)),
+        node("GlobalLpPool", ["s"], "p"),
+    ]
+    made = graph(nodes, ["p"])
     assert compiled(made, 8, columns=WIDE).sections[1].inplace == (0,)
     program = compiled(made, 8, strips=3, columns=WIDE)
     assert program.sections[1].strips is not None
