@@ -27,7 +27,7 @@ _COUNTS = tuple(2**power for power in range(1, 13))
 _MOST_COUNTS = 4
 #: Try no more numbers of bands, or of strips, if so many in a row did not need less memory. Sections may have fewer.
 _MOST_IDLE = 2
-#: The same if nodes that run whole need most: many bands may need less than these.
+#: The same if some nodes run whole: these may need most, until there are so many bands that sections need less.
 _MOST_IDLE_WHOLE = 4
 #: The most steps of a pass in bands, or of each of its rounds. Planning takes some 20 us for each.
 _MOST_STEPS = 3 * 2**13
@@ -68,7 +68,7 @@ Compile = Callable[[bool, int, int, int, tuple[Way, ...], Known], Program]
 class Group(NamedTuple):
     """Programs in as many strips, and of one way to run them (`Program.again`), those with the tallest bands first.
 
-    They need more than ``held`` bytes.
+    Their sections hold ``held`` bytes of whole tensors. Programs in which nodes run whole may need a little less.
     """
 
     again: int
@@ -153,9 +153,12 @@ class InBands:
 
     def _in_strips(self, strips: int, whole: Program, memory: int) -> list[Program]:
         """Lean programs in strips that need less than ``memory``."""
-        steps = len(whole.steps) / whole.bands  # of each band
-        times = strips if whole.in_rounds is None else 1  # that each band is in the steps
-        of_all = _MOST_STEPS if whole.in_rounds is None else max(_MOST_STEPS, whole.flops // _LEAST_WORK)
+        # Nodes that run whole may be in sections again if these have strips, and then there may be no rounds.
+        some = _some_run_whole(whole)
+        rounds = whole.in_rounds is not None and not some
+        steps = len(whole.nodes) if some else len(whole.steps) / whole.bands  # of each band
+        times = 1 if rounds else strips  # that each band is in the steps
+        of_all = max(_MOST_STEPS, whole.flops // _LEAST_WORK) if rounds else _MOST_STEPS
         most = min(whole.bands, self._most_times() // times, int(min(_MOST_STEPS, of_all // strips) / steps))
         found: list[Program] = []
         known = Known(self._schedules.setdefault(whole.again, {}))
@@ -174,11 +177,11 @@ class InBands:
         return takewhile(_is_faster, found)
 
     def read(self, plan: Plan) -> float:
-        """The bytes that a pass could read from the disk in the time that its reading takes: in small ranges, fewer."""
+        """The bytes that a pass could read in large ranges in the time that its reading takes."""
         return plan.streamed_bytes * self._disk / plan.speed(self._disk)
 
     def reads_long(self, plan: Plan) -> bool:
-        """Whether passes that read all weights once, at the full speed, would save more than it takes to find them."""
+        """Whether a pass reads for much of its time, and reading weights once would save more than a search takes."""
         reading, once = self.read(plan) / self._disk, sum(self._sizes.values()) / self._disk
         return reading > _MUCH * plan.seconds and (reading - once) * _PASSES > len(self._graph.nodes) * SEARCH
 
@@ -208,14 +211,14 @@ class InBands:
         least, idle, most, steps, whole = math.inf, 0, self._most_times(), 0, False
         known = Known(self._schedules.setdefault(again, {}))
         for bands in (count for count in _COUNTS if count >= fewest):
-            if bands > most or 2 * steps > _MOST_STEPS or idle == (_MOST_IDLE_WHOLE if whole else _MOST_IDLE):
+            if bands > most or 2 * steps > _MOST_STEPS or idle >= (_MOST_IDLE_WHOLE if whole else _MOST_IDLE):
                 return
             program = self._compile(lean, bands, 1, again, self._ways, known)
             steps, self._ways = len(program.steps), program.ways
             if not program.sections or steps > _MOST_STEPS:
                 return
             idle = 0 if program.memory < least else idle + 1
-            whole = len(program.sections) < len(program.ways[again].runs)
+            whole = _some_run_whole(program)
             if not idle:
                 least = program.memory
                 yield program
@@ -262,8 +265,13 @@ def fit_in_bands(
         found += [best] if best is not None else []
     if found:
         return _faster(min(found, key=_seconds), programs, budget, plan_for)
+    # Nodes that run whole need not hold at once what they read and make, so that a group may need less than ``held``.
     for program in sorted(programs, key=_memory) if left_out else ():
-        refused = _least(refused, program, plan_for)
+        if program.memory < refused.minimum:
+            try:
+                return _faster((program, plan_for(program)), programs, budget, plan_for)
+            except BudgetError as error:
+                refused = min(refused, error, key=_minimum)
     try:
         raise refused from None
     finally:
@@ -371,6 +379,11 @@ def _faster(
             if plan.seconds <= found[1].seconds * _LONGER:
                 return program, plan
     return found
+
+
+def _some_run_whole(program: Program) -> bool:
+    """Whether nodes that can be in a section are in none."""
+    return len(program.sections) < len(program.ways[program.again].runs)
 
 
 def _is_faster(program: Program) -> bool:

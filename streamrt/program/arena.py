@@ -24,6 +24,8 @@ _MANY = 256
 
 #: The most further orders that are tried, and the most blocks that are placed in them together: each takes 10 us.
 _MOST_ORDERS, _MOST_PLACED = 8, 2**12
+#: No further order is tried if the arena has at most this many times the bytes that are in use at once.
+_CLOSE = 1.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
     found = best = _arranged(blocks, order)
     least = alive(blocks, min(block.first for block in blocks), max(block.last for block in blocks) + 1).max()
     for _ in range(min(_MOST_ORDERS, _MOST_PLACED // len(order))):
-        if best[1] <= least:
+        if best[1] <= _CLOSE * least:
             break
         offsets, end = found
         order.insert(0, order.pop(next(i for i, b in enumerate(order) if offsets[b] + align(blocks[b].nbytes) == end)))

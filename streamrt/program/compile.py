@@ -6,7 +6,7 @@ Pure: nothing is allocated and no file is touched. `Program.bind` hands the memo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,7 +41,7 @@ from streamrt.ops.rows import Again, Rows, has_rows, in_strip, rows_of
 from streamrt.program.again import Way, ways_of
 from streamrt.program.casts import Casts, read_as_floats
 from streamrt.program.current import Beginning, Current, InRound
-from streamrt.program.division import Alive, Known, section_of_rounds, sections_of
+from streamrt.program.division import InUse, Known, section_of_rounds, sections_of
 from streamrt.program.placement import alive, nbytes, place
 from streamrt.program.sections import Section, Whole
 
@@ -126,8 +126,12 @@ class Program:
 
     @property
     def columns(self) -> int:
-        """The columns of the widest tensor in its sections."""
-        return max((width for section in self.sections for _, width in section.widths.values()), default=0)
+        """The columns of the widest tensor of nodes that can be in a section."""
+        runs = self.ways[self.again].runs if self.ways else ()
+        made = (
+            name for run in runs for node in self.nodes[slice(*run)] for name in (*node.inputs, *node.outputs) if name
+        )
+        return max((shape[3] for name in made if len(shape := self.shapes[name]) == 4), default=0)
 
     @property
     def names(self) -> list[str]:
@@ -403,8 +407,8 @@ class _Compiler:
         if self._bands:
             rows = [self._rows(index, low, self.operands) for index, low in enumerate(self.lowered)]
             ways = ways or self._ways(rows)
-            whole = partial(self._alive, params, lean)
-            sections = self._sections(ways[again], rows, whole, Known() if known is None else known)
+            in_use = partial(self._in_use, params)
+            sections = self._sections(ways[again], rows, in_use, Known() if known is None else known)
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
@@ -456,13 +460,13 @@ class _Compiler:
         work = [low.flops + sum(map(math.prod, low.outputs)) for low in self.lowered]
         return tuple(ways_of(self.nodes, rows, shapes, sizes, work, results, {*self._names, *self.operands}))
 
-    def _alive(self, params: Mapping[str, Operand], lean: bool, outside: Collection[str]) -> Sequence[int]:
-        """See `Alive`: inputs and outputs that are ``outside`` have no bytes."""
-        tensors = self.operands | dict.fromkeys(outside, Operand((0,)))
-        arguments = *self._ends(), self.nodes, tuple(self.constants), params, tensors
-        return alive(*arguments, self.lowered, join=not lean)
+    def _in_use(self, params: Mapping[str, Operand], outside: Set[str]) -> Sequence[int]:
+        """See `InUse`. An input that is ``outside`` counts until it is read, for a node may compute in its place."""
+        inputs, outputs = self._ends()
+        tensors = self.operands | dict.fromkeys(outside & {*outputs}, Operand((0,)))
+        return alive(inputs, outputs, self.nodes, tuple(self.constants), params, tensors, self.lowered, join=False)
 
-    def _sections(self, way: Way, rows: Sequence[Rows | None], whole: Alive, known: Known) -> list[Section]:
+    def _sections(self, way: Way, rows: Sequence[Rows | None], in_use: InUse, known: Known) -> list[Section]:
         """The sections of the nodes that run in one of the ways, which become those of the program."""
         for node, source in zip(way.nodes, way.sources, strict=True):
             for name, made in zip(node.outputs, self.nodes[source].outputs, strict=True):
@@ -472,7 +476,7 @@ class _Compiler:
         return sections_of(
             *(self.nodes, self.lowered, [rows[source] for source in way.sources], self.operands, *self._ends()),
             *(way.runs, self._bands, self._strips),
-            whole=whole,
+            in_use=in_use,
             narrowed=self._narrowed,
             known=known,
         )

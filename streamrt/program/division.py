@@ -1,8 +1,8 @@
 """Dividing a program into sections, and a section into strips and bands.
 
 Lines of bands take memory beside the whole tensors that a section reads and makes. In small planes with many channels,
-as late blocks have them, that is more than all whole tensors. So nodes run whole, in no section, wherever that needs no
-more memory than the largest section does. Their weights then are read once.
+as late blocks have them, that is more than all whole tensors. So nodes run whole, in no section, wherever that does not
+raise the memory of the program. They read their weights once in a pass, or in a round.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Schedules = dict[tuple[tuple[int, int], int, tuple[int, ...]], tuple[Schedule, i
 
 #: The bytes of the arena that are in use while each node of a program runs, if no node is in a section. The argument is
 #: the inputs and outputs that have no memory in the arena.
-Alive = Callable[[set[str]], Sequence[int]]
+InUse = Callable[[set[str]], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ def sections_of(
     runs: Runs,
     bands: int,
     strips: int,
-    whole: Alive,
+    in_use: InUse,
     narrowed: Narrowed,
     known: Known,
 ) -> list[Section]:
-    """The sections of a program, each divided into at most about ``bands`` parts; none if one has too many bands.
+    """The sections of a program, each divided into at most about ``bands`` parts; none if a run has too many bands.
 
-    Nodes run whole, or a section has fewer bands or no strips, if that needs no more memory, with all whole tensors,
-    than another section does.
+    Each run needs the less of both memories, in a section or whole, with all whole tensors. The program needs the most
+    of these. Nodes run whole, and a section has fewer bands or no strips, where that needs no more than the program.
 
     Args:
         nodes: of the program.
@@ -77,7 +77,7 @@ def sections_of(
         runs: the first node of each run of nodes that may be a section, and the one behind it.
         bands: as above; at least 1.
         strips: the most strips of a section; 1 if all columns are computed at once.
-        whole: see `Alive`.
+        in_use: see `InUse`.
         narrowed: see `Narrowed`.
         known: of earlier divisions with the same arguments but for ``bands``, its ``schedules`` also but for
             ``strips``; it is extended.
@@ -124,7 +124,7 @@ def sections_of(
         return []
     beside = [_beside(each, nodes, tensors, last_use, outside) for each in found]
     sizes = [size + each.nbytes for size, each in zip(beside, found, strict=True)]
-    most, divided = _divided(nodes, runs, sizes, whole, outside)
+    most, divided = _in_sections(nodes, runs, sizes, in_use, outside)
     counts = [2**power for power in range(bands.bit_length()) if 2**power < bands]
     for index in divided:
         run, size, form = runs[index], beside[index], forms[index]
@@ -137,25 +137,26 @@ def sections_of(
     return [found[index] for index in divided]
 
 
-def _divided(
-    nodes: Sequence[Node], runs: Runs, sizes: Sequence[int], whole: Alive, outside: set[str]
+def _in_sections(
+    nodes: Sequence[Node], runs: Runs, sizes: Sequence[int], in_use: InUse, outside: set[str]
 ) -> tuple[int, list[int]]:
-    """The most bytes in use while a run of nodes is computed, and the runs that are sections: the others need no more.
+    """The bytes that the program needs for its runs, and the runs that are sections: the others need no more whole.
 
     Args:
         nodes: of the program.
         runs: see `sections_of`.
         sizes: the bytes in use while each of them is computed in a section.
-        whole: see `Alive`.
-        outside: the inputs and outputs that have no memory in the arena. They have some where nodes run whole.
+        in_use: see `InUse`.
+        outside: the inputs and outputs that have no memory in the arena. They have some where nodes run whole, so runs
+            that use them stay sections.
     """
-    alive = whole(outside)
-    without = [
+    bytes_of_nodes = in_use(outside)
+    whole = [
         math.inf if any(outside.intersection((*node.inputs, *node.outputs)) for node in nodes[slice(*run)]) else most
-        for run, most in ((run, max(alive[slice(*run)])) for run in runs)
+        for run, most in ((run, max(bytes_of_nodes[slice(*run)])) for run in runs)
     ]
-    most = max((int(min(pair)) for pair in zip(sizes, without, strict=True)), default=0)
-    divided = [index for index, size in enumerate(without) if size > most]
+    most = max((int(min(pair)) for pair in zip(sizes, whole, strict=True)), default=0)
+    divided = [index for index, size in enumerate(whole) if size > most]
     return (most, divided) if divided else (max(sizes, default=0), [*range(len(runs))])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from model import zoo
 from model.test_bands import Builder, planned, unet
 from streamrt import BudgetError, _core
 from streamrt.cli.inspection import inspect_model
+from streamrt.engine.bands import SEARCH, InBands
+from streamrt.plan import Plan
 from streamrt.program.again import Way, ways_of
+from streamrt.program.compile import compile_program
 
 SHAPE = (1, 3, 160, 48)
 PLANE = 4 * SHAPE[2] * SHAPE[3]
@@ -119,6 +123,45 @@ def test_a_budget_that_is_too_small_names_the_least(tmp_path: Path) -> None:
         with streamrt.Model(path, budget) as model, pytest.raises(BudgetError) as refused:
             model(np.zeros(SHAPE, np.float32))
         assert refused.value.minimum == least
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_least_budget_is_enough(tmp_path: Path, factor: int) -> None:
+    """Rows of the enlarged tensor are others, so a section holds both; nodes that run whole need less."""
+    build = Builder(3, 40 * factor, 48)
+    x = build.conv("x", 3, 32)
+    for _ in range(2):
+        gate = build.node("Sigmoid", [build.node("GlobalAveragePool", [x])])
+        x = build.conv(build.node("Mul", [x, gate]), 32, 16, 1)
+        x = build.conv(build.node("Resize", [x, "", build.constant([1, 1, 2, 1])], mode="nearest"), 16, 32, 1)
+    path = build.pack(tmp_path / "model", build.node("GlobalAveragePool", [x]))
+    x = zoo.random_input(1, 3, 40 * factor, 48)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(x), model.min_budget(x.shape)
+    with streamrt.Model(path, least, exact=True) as model:
+        np.testing.assert_allclose(model(x), whole, rtol=1e-6)
+    with streamrt.Model(path, least - 1) as model, pytest.raises(BudgetError) as refused:
+        model(x)
+    assert refused.value.minimum == least
+
+
+def test_further_ways_are_looked_for_if_passes_read_long(tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    with streamrt.Model(path) as model:
+        graph = model._engine.file.graph
+    nodes, disk = len(graph.nodes), 1e9
+    weights = int(disk * SEARCH * nodes)  # all of them are read in the time of a search
+    programs = InBands(compile_program, graph, {"w": weights}, disk, wanted=True, exact=False)
+    plan = Plan((), (), 1, 0, 0, 0, weights, None, seconds=0.1)
+    for other, found in (
+        (plan, False),
+        (replace(plan, streamed_bytes=int(1.04 * weights)), False),
+        (replace(plan, streamed_bytes=int(1.06 * weights)), True),  # 20 passes save 1.2 times the time of a search
+        (replace(plan, share=0.9), True),
+        (replace(plan, streamed_bytes=2 * weights, seconds=4 * weights / disk + 0.01), False),  # computing takes longer
+        (replace(plan, streamed_bytes=2 * weights, seconds=4 * weights / disk - 0.01), True),
+    ):
+        assert programs.reads_long(other) is found
 
 
 def test_ways_are_not_mixed_up(tmp_path: Path) -> None:

@@ -400,6 +400,24 @@ def test_nodes_run_whole_where_that_needs_no_more_than_another_section(bands: in
         np.testing.assert_array_equal(found[name], wanted[name])
 
 
+def test_a_result_beside_an_input_that_is_needed_later_counts() -> None:
+    """The second section makes e beside b, which the third reads. Both need 2 planes, and lines of low bands."""
+    nodes = [
+        *CHAIN[:2],
+        node("GlobalAveragePool", ["b"], "g"),
+        node("Mul", ["b", "g"], "d"),
+        *(node(op, ["d"], name, **WINDOW) for op, name in (("AveragePool", "s"), ("MaxPool", "t"))),
+        node("Sum", ["d", "s", "t"], "e"),
+        node("GlobalAveragePool", ["e"], "p"),
+        node("Mul", ["e", "p"], "q"),
+        node("MaxPool", ["q"], "r", **WINDOW),
+        node("Sum", ["q", "r", "b"], "y"),
+    ]
+    program = compiled(graph(nodes, ["y"]), 40, columns=WIDE)
+    assert [section.first for section in program.sections] == [0, 3, 8]
+    assert program.workspace < 2.6 * 4 * SHAPE[1] * SHAPE[2] * WIDE
+
+
 def test_no_input_makes_place_for_a_result_in_strips() -> None:
     """Columns of the input are read again."""
     nodes = [

@@ -429,6 +429,15 @@ FAULTS = (
         ("tests/model",),
     ),
     Fault(
+        "ways-search",
+        "engine",
+        "streamrt/engine/bands.py",
+        "reading > _MUCH * plan.seconds and ",
+        "",
+        "the planner looks for further ways for seconds, though passes compute and hardly read",
+        ("tests/model",),
+    ),
+    Fault(
         "rounds-read",
         "engine",
         "streamrt/engine/bands.py",
