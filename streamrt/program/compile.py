@@ -42,7 +42,7 @@ from streamrt.program.again import Way, ways_of
 from streamrt.program.casts import Casts, read_as_floats
 from streamrt.program.current import Beginning, Current, InRound
 from streamrt.program.division import InUse, Known, section_of_rounds, sections_of
-from streamrt.program.placement import alive, nbytes, place
+from streamrt.program.placement import lay_out, nbytes
 from streamrt.program.sections import Section, Whole
 
 #: Bytes that a step takes beside the workspace: its part of the schedule and the plan, and its bound kernel.
@@ -419,9 +419,9 @@ class _Compiler:
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         outside = {name for section in sections for name in section.outside}
         inputs, outputs = ([name for name in names if name not in outside] for names in self._ends())
-        offsets, scratch, workspace = place(
+        offsets, scratch, workspace = lay_out(
             *(inputs, outputs, nodes, tuple(self.constants), params, self.operands, lowered), join=not lean
-        )
+        ).placed()
         return Program(
             graph=self.graph,
             nodes=tuple(self.nodes),
@@ -464,7 +464,8 @@ class _Compiler:
         """See `InUse`. An input that is ``outside`` counts until it is read, for a node may compute in its place."""
         inputs, outputs = self._ends()
         tensors = self.operands | dict.fromkeys(outside & {*outputs}, Operand((0,)))
-        return alive(inputs, outputs, self.nodes, tuple(self.constants), params, tensors, self.lowered, join=False)
+        arguments = inputs, outputs, self.nodes, tuple(self.constants), params, tensors, self.lowered
+        return lay_out(*arguments, join=False).in_use()
 
     def _sections(self, way: Way, rows: Sequence[Rows | None], in_use: InUse, known: Known) -> list[Section]:
         """The sections of the nodes that run in one of the ways, which become those of the program."""

@@ -32,7 +32,34 @@ def nbytes(tensor: Operand) -> int:
     return math.prod(tensor.shape) * NUMPY_TYPES[tensor.dtype].itemsize
 
 
-def place(
+class Layout(NamedTuple):
+    """The blocks of memory that tensors share, and when they are in use.
+
+    Attributes:
+        home: the place of each computed tensor in a block.
+        blocks: of the tensors.
+        scratch: a block of each node.
+    """
+
+    home: dict[str, _Place]
+    blocks: list[arena.Block]
+    scratch: list[arena.Block]
+
+    def placed(self) -> tuple[dict[str, int], tuple[int, ...], int]:
+        """Where each computed tensor and each node's scratch begins in the arena, bytes, and the bytes of the arena."""
+        offsets, workspace = arena.arrange([*self.blocks, *self.scratch])
+        return (
+            {name: offsets[place.block] + place.offset for name, place in self.home.items()},
+            tuple(offsets[len(self.blocks) :]),
+            workspace,
+        )
+
+    def in_use(self) -> list[int]:
+        """The bytes that are in use while each node runs."""
+        return [*map(int, arena.alive([*self.blocks, *self.scratch], 0, len(self.scratch)))]
+
+
+def lay_out(
     inputs: Sequence[str],
     outputs: Sequence[str],
     nodes: Sequence[Node],
@@ -41,53 +68,14 @@ def place(
     tensors: Mapping[str, Operand],
     lowered: Sequence[Lowered],
     join: bool,
-) -> tuple[dict[str, int], tuple[int, ...], int]:
-    """Where each computed tensor and each node's scratch begins in the arena, bytes, and the bytes of the arena.
+) -> Layout:
+    """Which tensors share memory.
 
     ``inputs`` and ``outputs`` are those of the graph that lie in the arena. ``nodes`` run in a pass, and each has its
     ``lowered`` form. ``constants`` stay in the arena from pass to pass. With
     ``join``, tensors that a node would only copy side by side are computed at their final position. This can make
     the arena larger or smaller.
     """
-    home, blocks = _blocks(inputs, outputs, nodes, constants, params, tensors, lowered, join)
-    offsets, workspace = arena.arrange([*blocks, *_scratch(lowered)])
-    return (
-        {name: offsets[place.block] + place.offset for name, place in home.items()},
-        tuple(offsets[len(blocks) :]),
-        workspace,
-    )
-
-
-def alive(
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    nodes: Sequence[Node],
-    constants: Sequence[str],
-    params: Container[str],
-    tensors: Mapping[str, Operand],
-    lowered: Sequence[Lowered],
-    join: bool,
-) -> list[int]:
-    """The bytes of tensors and scratch that are in use while each node runs; for the arguments see `place`."""
-    _, blocks = _blocks(inputs, outputs, nodes, constants, params, tensors, lowered, join)
-    return [*map(int, arena.alive([*blocks, *_scratch(lowered)], 0, len(nodes)))]
-
-
-def _scratch(lowered: Sequence[Lowered]) -> list[arena.Block]:
-    return [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
-
-
-def _blocks(
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    nodes: Sequence[Node],
-    constants: Sequence[str],
-    params: Container[str],
-    tensors: Mapping[str, Operand],
-    lowered: Sequence[Lowered],
-    join: bool,
-) -> tuple[dict[str, _Place], list[arena.Block]]:
-    """The blocks of memory that tensors share, and the place of each tensor; for the arguments see `place`."""
     last_use = {name: step for step, node in enumerate(nodes) for name in node.inputs}
     last_use |= {name: len(nodes) for name in (*outputs, *constants)}
     parts = _within_outputs(nodes, tensors, lowered) if join else {}
@@ -119,7 +107,11 @@ def _blocks(
                 shared = None if alone else _shared_input(node, low, step, home, last, params)
                 settle(name, step, None if shared is None else home[shared])
 
-    return home, [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
+    return Layout(
+        home,
+        [arena.Block(*block) for block in zip(sizes, first, last, strict=True)],
+        [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)],
+    )
 
 
 def _within_outputs(
