@@ -15,9 +15,6 @@ enum { STEP = SRT_CONV_COLUMNS / 2, LAST = STEP / 4 };
  */
 enum { LAYOUT = 6, FETCH = 16 };
 
-/* Rows for which it is worth to lay out columns again. */
-enum { WORTH_A_LAYOUT = 16 * LAYOUT };
-
 /* The fewest rows of a unit, if tiles have fewer: a step of a thread takes time. */
 enum { LEAST_ROWS = 12 };
 
@@ -30,10 +27,8 @@ enum { MOST_UNITS = 256 };
  * each output. */
 enum { SMALL_MAP = 256, LONG_SUM = 128, TERMS_PER_OUTPUT = 2 };
 
-/* Terms that a core adds up in the time until another core begins. */
-enum { LATE = 200 * 1000 };
-
-/* The most terms of a part of any other sum. */
+/* The most terms of a part of any other sum. Threads compute one part after the other, so that a thread lays out the
+ * columns of a part once, and not for each of the units that it takes. */
 enum { DEPTH = 512 };
 _Static_assert(SRT_LEAST_SETS % DEPTH == 0 && DEPTH % (2 * SRT_CONV_STEP) == 0,
                "blocks of rows that conv.h copies are pairs of whole steps");
@@ -123,7 +118,6 @@ void srt_conv(const srt_convolution *c) {
     const int64_t threads = smaller(c->seats, srt_threads());
     const bool halved =
         threads > 1 && c->sums && job.lines == 1 && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
-    const int64_t once = halved ? depth : inner; /* terms of a sum that a unit adds up */
     /* Dot products have a vector of columns of their own. If they follow whole vectors, as in a picture, there is room
      * for it. Otherwise there are STEP columns more, and no other columns are left. */
     const bool inside = ends > 0 && (dots > ends || (positions - ends) % table->lanes != 0);
@@ -132,7 +126,6 @@ void srt_conv(const srt_convolution *c) {
     const int64_t widest = depth == 0 || job.offsets ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
                                                      : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
     const int64_t rows = smaller(c->last - c->first, c->outputs); /* of one group at most */
-    const bool again = job.parts > 1 && !halved;
     const srt_product product = {
         .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs) * job.lines,
         .columns = positions - rest,
@@ -141,12 +134,9 @@ void srt_conv(const srt_convolution *c) {
         .rows = rows,
         .tile = table->conv_rows < LEAST_ROWS ? LEAST_ROWS / table->conv_rows * table->conv_rows : table->conv_rows,
         .most = halved ? MOST_UNITS : INT64_MAX,
-        .least = again ? WORTH_A_LAYOUT : 1,
         .layout =
             job.offsets ? LAYOUT * (double)(job.phases * job.pitch) / (double)(window->kernel[1] * positions) : LAYOUT,
-        .again = again,
         .fetch = FETCH,
-        .late = (double)LATE / (double)(once + 1),
         .threads = threads,
     };
     const srt_sharing sharing = srt_share_out(&product);
@@ -154,12 +144,14 @@ void srt_conv(const srt_convolution *c) {
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
     int64_t laid[SRT_MAX_THREADS];
-    for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
     job.laid = laid;
     _Atomic int32_t arrived[MOST_UNITS] = {0};
     if (halved) job.arrived = arrived;
-    const double terms = (double)rows / (double)job.shares * (double)job.width * (double)once / TERMS_PER_ELEMENT;
+    const double terms = (double)rows / (double)job.shares * (double)job.width * (double)depth / TERMS_PER_ELEMENT;
     const int64_t worth = srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15);
-    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, worth > sharing.grain ? worth : sharing.grain,
-                    table->conv, &job);
+    for (int64_t parts = halved ? job.parts : 1; job.part < job.parts; job.part += parts) {
+        job.until = job.part + parts;
+        for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
+        srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, worth, table->conv, &job);
+    }
 }

@@ -2,7 +2,6 @@
 #ifndef STREAMRT_SHARING_H
 #define STREAMRT_SHARING_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 /* Products of the same shape, rows times columns. A unit is some rows of one product with a block of its columns. A
@@ -13,17 +12,13 @@ typedef struct {
     int64_t pieces;                /* products */
     int64_t columns, step, widest; /* a block is a multiple of `step` columns, and at most `widest` */
     int64_t rows, tile, most;      /* a unit has at most `tile` rows, unless there would be more than `most` units */
-    int64_t least;                 /* rows that a thread takes at least, unless it is the end of its share */
     double layout, fetch;          /* cost of laying out a column, and of fetching a row */
-    bool again;                    /* whether columns are laid out again for rows that are taken later */
-    double late;                   /* cost until the other threads have begun */
     int64_t threads;
 } srt_product;
 
 typedef struct {
     int64_t width, blocks; /* columns of a block; number of blocks of a product */
     int64_t shares;        /* units of a block: as many rows each, or one less */
-    int64_t grain;         /* units that a thread takes at least */
 } srt_sharing;
 
 /* The cut with which the threads end first. No number of p may be 0, and widest >= step. `most` is at least the number

@@ -17,9 +17,6 @@ enum { LEAST = 3 << 17, MOST = 3 << 19, ALL = 1 << 22, ENOUGH = 112 };
  * first-level cache: 23 cycles for each pair of channels, measured with 512 channels (Zen 4). */
 enum { LAYOUT = 18, FETCH = 20 };
 
-/* Tiles of one input channel and one output channel that a core multiplies until another core begins. */
-enum { LATE = 6000 };
-
 /* Products of a tile, and the side of its outputs: see simd/winograd.h. */
 enum { PRODUCTS = 36, OUT = 4 };
 
@@ -103,10 +100,8 @@ void srt_winograd(const srt_convolution *c) {
         .rows = smaller(c->last - c->first, c->outputs), /* of one group at most */
         .tile = few ? SRT_MOST_LANES : SRT_WINOGRAD_ROWS,
         .most = INT64_MAX,
-        .least = 1,
         .layout = few ? LAYOUT * SRT_MOST_LANES / (double)few : LAYOUT, /* whole vectors are transformed */
         .fetch = FETCH,
-        .late = (double)LATE / (double)c->channels,
         .threads = smaller(c->seats, srt_threads()),
     };
     const srt_sharing sharing = srt_share_out(&product);
@@ -117,6 +112,6 @@ void srt_winograd(const srt_convolution *c) {
     job.shares = sharing.shares;
     job.laid = laid;
     const srt_table *table = srt_table_active();
-    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, sharing.grain,
-                    few ? table->winograd_few : table->winograd, &job);
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, few ? table->winograd_few : table->winograd,
+                    &job);
 }

@@ -12,6 +12,7 @@ import pytest
 
 from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
 from kernels.geometry import Geometry
+from kernels.test_conv import reference
 from model import zoo
 from streamrt import _core
 
@@ -137,6 +138,29 @@ def test_threads_that_take_parts_of_groups(count: int, groups: int, first: int, 
 
     alone = run(1)
     for _ in range(10):  # threads take other units each time
+        assert_same([run(count)], [alone])
+
+
+@pytest.mark.parametrize(("size", "kernel"), [(19, 1), (14, 3)])
+@pytest.mark.parametrize("count", [2, 7])
+def test_long_sums_in_parts(count: int, size: int, kernel: int) -> None:
+    """Threads compute one part after the other. The activation comes after the last part."""
+    rng = np.random.default_rng(7)
+    geometry, channels = Geometry((size, size), (kernel, kernel), pads=(kernel // 2,) * 4), 2048 // kernel
+    x = rng.normal(size=(2, channels, size, size)).astype(np.float32)
+    w = rng.normal(size=(96, channels, kernel, kernel)).astype(np.float32)
+    residual = rng.normal(size=(2, 96, size, size)).astype(np.float32)
+
+    def run(threads: int) -> np.ndarray:
+        _core.set_threads(threads)
+        y, scratch = np.full_like(residual, 7), np.full((threads, 2**16), np.nan, np.float32)
+        conv(x, w, None, residual, y, geometry.window(), 1, 0, 96, scratch, _core.ACTIVATIONS["Swish"], 1, 0)
+        return y
+
+    before = reference(geometry, x, w, 1) + residual
+    alone = run(1)
+    np.testing.assert_allclose(alone, before / (1 + np.exp(-before)), atol=3e-6 * np.abs(before).max())
+    for _ in range(5):
         assert_same([run(count)], [alone])
 
 

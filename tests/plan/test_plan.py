@@ -259,17 +259,18 @@ def test_pinned_neighbours_are_one_step():
     check_covers(plan, nodes)
     simulate(plan, size)
 
-    def largest(stays):
+    def largest(stays, plan=plan):
         tiles = [plan.ranges[tile.begin : tile.end] for tile in plan.tiles]
         return max(sum(r.length for r in parts) for parts in tiles if all(r.pinned == stays for r in parts))
 
     assert plan.window < 48 * MIB
     assert largest(stays=False) <= 8 * MIB
     assert largest(stays=True) > 12 * MIB
+    assert 48 * MIB < largest(stays=True, plan=make_plan(nodes, file_size=size, workspace=0, budget=None)) <= 64 * MIB
     for tile, other in zip(plan.tiles, plan.tiles[1:], strict=False):
         both = plan.ranges[tile.begin : other.end]
         stay = tile.node == other.node and all(r.pinned for r in both)
-        assert not stay or sum(r.length for r in both) > 16 * MIB
+        assert not stay or sum(r.length for r in both) > 64 * MIB
 
 
 def test_tiles_are_small_only_if_reading_takes_longest():

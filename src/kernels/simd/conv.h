@@ -128,12 +128,12 @@ V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int
     }
 }
 
-/* Computes the parts part..parts of the sums of a block of positions, which begins at position `at` of a line, for the
+/* Computes the parts part..until of the sums of a block of positions, which begins at position `at` of a line, for the
  * shares first..last of its output channels. ready: whether `columns` has the columns of the block, which is a single
  * part. Returns whether it has them afterwards, if the block is a single part: the first tile of a 1x1 window lays them
  * out, and shares may be empty. */
 V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t line, int64_t at, int64_t first,
-                   int64_t last, int64_t part, int64_t parts, bool ready, float *columns) {
+                   int64_t last, int64_t part, int64_t until, bool ready, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
     const srt_band *band = &c->band;
@@ -160,7 +160,7 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
             memcpy(y + row * band->y.plane, residual + row * band->residual.plane, (size_t)n * sizeof *y);
         residual = y;
     }
-    for (; part < parts; part++) {
+    for (; part < until; part++) {
         const bool apart = job->arrived && part > 0; /* in memory of its own, to be added later */
         const int64_t k = part * job->inner / job->parts, depth = (part + 1) * job->inner / job->parts - k;
         const bool done = !job->arrived && part + 1 == job->parts;
@@ -210,7 +210,7 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
         if (ends) conv_fill_ends(&block, c, job->in_place, rest, place + whole, k, ready, room, laid_out);
         conv_block_rows(&block, begin, end, from + rows, whole);
     }
-    if (job->arrived == NULL && c->act->separate)
+    if (job->arrived == NULL && until == job->parts && c->act->separate)
         for (int64_t row = begin; row < end; row++)
             activate(y + row * band->y.plane, y + row * band->y.plane, n, c->act);
     for (int64_t share = first; job->arrived && share < last; share++) {
@@ -233,10 +233,10 @@ FN void conv(const void *arguments, int64_t first, int64_t last) {
         const int64_t plane = piece / job->lines, line = piece - plane * job->lines;
         const int64_t sample = job->arrived ? 0 : plane / groups;
         const int64_t group = job->arrived ? 0 : job->of.first / job->of.outputs + plane % groups;
-        const int64_t part = job->arrived ? plane : 0, parts = job->arrived ? plane + 1 : job->parts;
+        const int64_t part = job->arrived ? plane : job->part, until = job->arrived ? plane + 1 : job->until;
         const bool done =
-            conv_shares(job, sample, group, line, at, share, share + shares, part, parts, *laid == block, columns);
-        *laid = done && parts - part == 1 ? block : -1; /* otherwise the columns are those of the last part */
+            conv_shares(job, sample, group, line, at, share, share + shares, part, until, *laid == block, columns);
+        *laid = done && until - part == 1 ? block : -1; /* otherwise the columns are those of the last part */
     }
 }
 

@@ -86,6 +86,7 @@ typedef struct {
     int64_t phases, pitch;    /* of a row, and the elements of each, if there are any: see phases.h */
     int64_t dots;             /* outputs of the band, in order, before those whose sums are dot products */
     int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
+    int64_t part, until;      /* the parts that the units compute: part..until; all of them if `arrived` */
     int64_t width, blocks;    /* positions of a block; number of blocks of a line */
     int64_t shares;           /* of a block */
     int64_t *laid;            /* by seat: the block, counted over all units, whose columns are laid out; or -1 */

@@ -33,6 +33,15 @@ FAULTS = (
         PLAN,
     ),
     Fault(
+        "pinned-tiles",
+        "plan",
+        "streamrt/plan/make.py",
+        "sum(r.length for r in parts) <= _PINNED:",
+        "sum(r.length for r in parts) <= _PINNED // 4:",
+        "samples are laid out again for every 16 MiB of weights that stay in memory",
+        PLAN,
+    ),
+    Fault(
         "pins-too-much",
         "plan",
         "streamrt/plan/pinning.py",
