@@ -27,8 +27,8 @@ enum { MOST_UNITS = 256 };
  * each output. */
 enum { SMALL_MAP = 256, LONG_SUM = 128, TERMS_PER_OUTPUT = 2 };
 
-/* The most terms of a part of any other sum. Threads compute one part after the other, so that a thread lays out the
- * columns of a part once, and not for each of the units that it takes. */
+/* The most terms of a part of any other sum. Threads compute one part after the other if a part is worth two threads.
+ * So a thread lays out the columns of a part once, and not for each of the units that it takes. */
 enum { DEPTH = 512 };
 _Static_assert(SRT_LEAST_SETS % DEPTH == 0 && DEPTH % (2 * SRT_CONV_STEP) == 0,
                "blocks of rows that conv.h copies are pairs of whole steps");
@@ -92,6 +92,12 @@ static bool is_one_line(const srt_convolution *c, bool in_place) {
             (!in_place || c->band.x.row == width));
 }
 
+/* The fewest units for a thread, by the terms of a unit. */
+static int64_t grain_of(double terms) {
+    const double elements = terms / TERMS_PER_ELEMENT;
+    return srt_grain(elements < 1e15 ? (int64_t)elements : (int64_t)1e15);
+}
+
 void srt_conv(const srt_convolution *c) {
     const srt_window *window = c->window, of_band = srt_band_window(window, &c->band);
     const int64_t inner = c->channels * srt_volume(window->kernel);
@@ -147,11 +153,16 @@ void srt_conv(const srt_convolution *c) {
     job.laid = laid;
     _Atomic int32_t arrived[MOST_UNITS] = {0};
     if (halved) job.arrived = arrived;
-    const double terms = (double)rows / (double)job.shares * (double)job.width * (double)depth / TERMS_PER_ELEMENT;
-    const int64_t worth = srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15);
-    for (int64_t parts = halved ? job.parts : 1; job.part < job.parts; job.part += parts) {
-        job.until = job.part + parts;
+    const int64_t units = product.pieces * job.blocks * job.shares;
+    const double terms = (double)rows / (double)job.shares * (double)job.width * (double)depth; /* of a unit's part */
+    int64_t together = halved ? job.parts : 1, grain = grain_of(terms);
+    if (!halved && units <= grain) { /* a part is too short for two threads */
+        together = job.parts;
+        grain = grain_of(terms * (double)job.parts);
+    }
+    for (; job.part < job.parts; job.part += together) {
+        job.until = job.part + together;
         for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
-        srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, worth, table->conv, &job);
+        srt_parallel_on(c->seats, units, grain, table->conv, &job);
     }
 }

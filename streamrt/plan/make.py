@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from streamrt.errors import BudgetError
 from streamrt.host.rates import DISK
@@ -22,8 +23,8 @@ _SEARCHED = 3
 #: Treat plans within 2 % of the shortest pass as ties. Of the ties that read at full speed, take the plan with the
 #: smallest window, because it leaves the most memory to pinned ranges.
 _NEAR = 1.02
-#: The most bytes of pinned neighbours that are one tile. Samples are laid out again for each tile of a product, which
-#: takes as long as 11 rows. A pass that loads them computes when a tile is in memory.
+#: The most bytes of pinned neighbours that are one tile. A product lays its samples out again for each tile. That takes
+#: as long as 11 rows of weights. A pass that loads a tile computes it when all of it is in memory.
 _PINNED = 64 << 20
 #: Try no further sizes after this many simulated steps, about 0.2 s: models of tens of GiB would take seconds.
 _MOST_WORK = 300_000
@@ -352,11 +353,11 @@ def _finish(
 def _merged(tiles: Sequence[Tile], ranges: Sequence[Range]) -> list[Tile]:
     """``tiles`` with pinned neighbours merged up to `_PINNED` bytes, for fewer calls and larger products."""
     found: list[Tile] = []
+    sums = [0, *accumulate(r.length if r.pinned else _PINNED + 1 for r in ranges)]  # a streamed range is too large
     for tile in tiles:
         if found and found[-1].node == tile.node:
             both = found[-1]._replace(last=tile.last, end=max(found[-1].end, tile.end))
-            parts = ranges[both.begin : both.end]
-            if all(r.pinned for r in parts) and sum(r.length for r in parts) <= _PINNED:
+            if sums[both.end] - sums[both.begin] <= _PINNED:
                 found[-1] = both
                 continue
         found.append(tile)

@@ -164,6 +164,17 @@ def test_long_sums_in_parts(count: int, size: int, kernel: int) -> None:
         assert_same([run(count)], [alone])
 
 
+def test_long_sums_whose_parts_are_short() -> None:
+    """A part has 75 % of the terms that are worth a thread, so all parts are one job."""
+    _core.set_threads(2)
+    x, w, y = np.ones((1, 65536, 1, 32), "f"), np.ones((48, 65536, 1, 1), "f"), np.empty((1, 48, 1, 32), "f")
+    window, scratch = Geometry((1, 32), (1, 1)).window(), np.empty((2, 2**16), "f")
+    _core.widest()
+    conv(x, w, None, None, y, window, 1, 0, 48, scratch, _core.ACTIVATIONS["Relu"], 0, 0)
+    assert _core.widest() == 2
+    assert (y == 65536).all()
+
+
 @pytest.mark.parametrize("size", [5, 7, 8, 14])
 def test_small_planes_have_the_same_bits_however_they_are_cut(size: int) -> None:
     """Padding is zero, so an infinite weight that is multiplied with it gives NaN."""

@@ -76,8 +76,9 @@ typedef struct { /* a unit is an element; element i belongs to channel i / size 
     const srt_activation *act;
 } channel_job;
 
-/* A unit is a share of the output channels of one group, in a block of positions of one sample. If two threads compute
- * the parts of a sum, a unit is one part of that; the units of all first parts come first, and there is one line. */
+/* A unit is a share of the output channels of one group, in a block of positions of one sample: the parts part..until
+ * of its sums. If two threads compute the parts of a sum at once, a unit is one part of that; the units of all first
+ * parts come first, and there is one line. */
 typedef struct {
     srt_convolution of;       /* its window is that of the band: see band.h */
     bool in_place;            /* rows of the matrix of columns are channels of the input, and need not be laid out */
@@ -86,11 +87,11 @@ typedef struct {
     int64_t phases, pitch;    /* of a row, and the elements of each, if there are any: see phases.h */
     int64_t dots;             /* outputs of the band, in order, before those whose sums are dot products */
     int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
-    int64_t part, until;      /* the parts that the units compute: part..until; all of them if `arrived` */
+    int64_t part, until;      /* the parts of a job: part..until; all of them if `arrived` */
     int64_t width, blocks;    /* positions of a block; number of blocks of a line */
     int64_t shares;           /* of a block */
     int64_t *laid;            /* by seat: the block, counted over all units, whose columns are laid out; or -1 */
-    _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if one thread computes all parts of a share */
+    _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if no two parts are computed at once */
 } conv_job;
 
 /* Output and input channels whose weights are transformed together: at most 36 matrices of 12 x 128, 216 KiB. */

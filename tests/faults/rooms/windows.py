@@ -177,6 +177,15 @@ FAULTS = (
         KERNELS,
     ),
     Fault(
+        "conv-part-short",
+        "kernels",
+        "src/kernels/conv.c",
+        "if (!halved && units <= grain) {",
+        "if (!halved && units < 0) {",
+        "a long sum with few outputs is computed by one thread, because each part of it is short",
+        KERNELS,
+    ),
+    Fault(
         "conv-part-activated",
         "kernels",
         "src/kernels/simd/conv.h",
