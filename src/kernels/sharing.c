@@ -6,25 +6,28 @@
 /* The most blocks for each thread that the search tries, so that it stays short. */
 enum { BLOCKS_PER_THREAD = 8 };
 
-/* The time of all threads together with blocks of `width` columns. Each block is laid out once, and once more for every
- * thread whose share begins within a block. A thread that is done helps another thread, and lays out its block. */
-static double time_of(const srt_product *p, int64_t width, int64_t blocks) {
+/* The time at which the threads end with blocks of `width` columns. Each block is laid out once, and once more for
+ * every thread whose share begins within a block. A thread that is done helps another thread, and lays out its block.
+ * Threads end half a row of a block apart. */
+static double end_of(const srt_product *p, int64_t width, int64_t blocks) {
     const double all = (double)p->pieces * (double)blocks, others = (double)(p->threads - 1);
     const double rows = (double)p->rows, columns = (double)smaller(width, p->columns);
     const double more = all > 1 ? 2 * others : others;
-    return (double)p->pieces * rows * (double)p->columns + all * rows * p->fetch + (all + more) * columns * p->layout;
+    const double work =
+        (double)p->pieces * rows * (double)p->columns + all * rows * p->fetch + (all + more) * columns * p->layout;
+    return p->threads > 1 ? work / (double)p->threads + columns / 2 : work;
 }
 
 srt_sharing srt_share_out(const srt_product *p) {
     const int64_t fewest = divided_up(p->columns, p->widest), most = p->threads * BLOCKS_PER_THREAD;
     srt_sharing best = {0};
-    double shortest = INFINITY;
+    double soonest = INFINITY;
     for (int64_t cut = fewest; cut == fewest || cut <= most / p->pieces; cut += 1 + cut / 4) {
         const int64_t width = rounded_up(divided_up(p->columns, cut), p->step);
         const int64_t blocks = divided_up(p->columns, width);
-        const double time = time_of(p, width, blocks);
-        if (time < shortest) {
-            shortest = time;
+        const double end = end_of(p, width, blocks);
+        if (end < soonest) {
+            soonest = end;
             best.width = width;
             best.blocks = blocks;
         }

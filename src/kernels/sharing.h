@@ -21,8 +21,8 @@ typedef struct {
     int64_t shares;        /* units of a block: as many rows each, or one less */
 } srt_sharing;
 
-/* The cut with the shortest time of all threads together. No number of p may be 0, and widest >= step. `most` is at
- * least the number of the narrowest blocks of all products. */
+/* The cut with which the threads end first. No number of p may be 0, and widest >= step. `most` is at least the number
+ * of the narrowest blocks of all products. */
 srt_sharing srt_share_out(const srt_product *p);
 
 static inline int64_t smaller(int64_t a, int64_t b) {
