@@ -25,114 +25,123 @@ enum { PATIENCE = 100 * 1000 };
 /* How often a polling thread looks between two readings of the clock, because a reading takes longer than a look. */
 enum { LOOKS = 16 };
 
-/* Each thread has a slice of the units, and then helps with the slices of others. So the same core computes the same
- * part of successive jobs, and finds in its cache what it wrote. Slices lie in different cache lines, which have 64
- * bytes, or 128 on some aarch64 processors. */
-typedef struct {
-    _Alignas(128) _Atomic int64_t next; /* the first unit that no thread has taken */
-    int64_t end;
-} slice;
+/* What a worker does, or is to do. The caller of a job offers it; the worker takes it and is idle again afterwards. An
+ * offer that no worker has taken when the caller is done is withdrawn: nobody waits for a worker that still sleeps. */
+enum { IDLE, ASLEEP, OFFERED, TAKEN, AWAITED, STOPPING }; /* AWAITED: taken, and the caller sleeps until it is done */
 
+/* The place of a thread in a job. Each thread has a slice of the units, and then helps with the slices of others. So
+ * the same core computes the same part of successive jobs, and finds in its cache what it wrote. All that a worker
+ * reads to begin lies in one cache line, because a line takes up to 0.2 us from one core to another. Lines have 64
+ * bytes, or 128 on some aarch64 processors. A worker reads the places of a job between TAKEN and IDLE; only the owner
+ * writes them, and at no time between both. */
 typedef struct {
+    _Alignas(128) _Atomic int state; /* of the worker; the caller, at seat 0, has none */
+    int threads;                     /* threads that may work on it, the caller included; each has a place */
+    _Atomic int64_t next;            /* the first unit of the slice that no thread has taken */
+    int64_t end;                     /* of the slice */
+    int64_t grain;                   /* a thread takes at least this many units at once */
     srt_range *run;
     const void *arguments;
-    int64_t grain; /* a thread takes at least this many units at once */
-    int threads;   /* threads that may work on it, the caller included; each has a slice */
-} job;
+} place;
 
 static _Thread_local int seat;
+static _Thread_local int64_t note;
 static _Thread_local int widest; /* the most threads of a job of this thread since srt_widest() */
 
 /* The thread whose job is on the workers holds it; so does a thread that replaces the workers. Taken before `lock`. */
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
 static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
 static int started;                        /* under owner: how many workers run */
-static slice slices[SRT_MAX_THREADS];      /* under owner: of the current job, by seat */
+static place places[SRT_MAX_THREADS];      /* by seat */
 
-/* Guards the five variables below. */
+/* Held by a thread that goes to sleep, from its change of a state on, and by a thread that wakes another. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake[SRT_MAX_THREADS];               /* by seat: there is a new job, or the worker is to stop */
-static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
-static job *current;                                       /* NULL: no worker may join */
-static uint64_t serial;                                    /* counts jobs; a worker joins each job once */
-static int busy;                                           /* workers inside the current job */
-static bool stopping;
-
-/* For threads that poll without the lock. They change after the lock was released, so that a thread that sees a change
- * finds the lock free. */
-static _Atomic uint64_t announced; /* serial of the current job, or of the last one */
-static _Atomic uint64_t departed;  /* how often a worker has left a job */
+static pthread_cond_t wake[SRT_MAX_THREADS];               /* by seat: the worker is no longer ASLEEP */
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* a worker is no longer AWAITED */
 
 static _Atomic int wanted; /* threads that a job may use; 0: not determined yet */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* Does units of one slice until none is left. */
-static void work_on(const job *j, slice *s) {
-    int64_t first = atomic_load_explicit(&s->next, memory_order_relaxed);
-    while (first < s->end) {
-        const int64_t left = s->end - first, share = left - left / LEFT;
-        int64_t taken = share > j->grain ? share : j->grain;
+static void work_on(place *p) {
+    int64_t first = atomic_load_explicit(&p->next, memory_order_relaxed);
+    while (first < p->end) {
+        const int64_t left = p->end - first, share = left - left / LEFT;
+        int64_t taken = share > p->grain ? share : p->grain;
         if (taken > left) taken = left;
-        if (!atomic_compare_exchange_weak_explicit(&s->next, &first, first + taken, memory_order_relaxed,
+        if (!atomic_compare_exchange_weak_explicit(&p->next, &first, first + taken, memory_order_relaxed,
                                                    memory_order_relaxed))
             continue;
-        j->run(j->arguments, first, first + taken);
-        first = atomic_load_explicit(&s->next, memory_order_relaxed);
+        p->run(p->arguments, first, first + taken);
+        first = atomic_load_explicit(&p->next, memory_order_relaxed);
     }
 }
 
-static void work(const job *j) {
-    for (int i = 0; i < j->threads; i++) work_on(j, &slices[(seat + i) % j->threads]);
+static void work(void) {
+    note = -1;
+    for (int i = 0, threads = places[seat].threads; i < threads; i++) work_on(&places[(seat + i) % threads]);
 }
 
-/* Polls until `*count` exceeds `old`, or until the time `end`. Returns whether it does. */
-static bool await_beyond(const _Atomic uint64_t *count, uint64_t old, int64_t end) {
-    while (os_now() < end)
+/* Sets a state that is `old`. Returns whether it was. */
+static bool change(_Atomic int *state, int old, int new) {
+    return atomic_compare_exchange_strong(state, &old, new);
+}
+
+/* Polls until a state is no longer `old`, and at most until the time `end`. Returns the state. */
+static int await_change(const _Atomic int *state, int old, int64_t end) {
+    for (;;) {
         for (int i = 0; i < LOOKS; i++) {
-            if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
+            const int now = atomic_load(state);
+            if (now != old) return now;
             srt_pause();
         }
-    return false;
+        if (os_now() >= end) return old;
+    }
 }
 
-static void *worker(void *place) {
-    uint64_t seen = 0;
-    int64_t end = 0;     /* until then it polls instead of sleeping */
+/* Changes a state and sleeps until another thread changes it and signals. Returns at once if it is not `old`. */
+static void sleep_until_changed(_Atomic int *state, int old, int new, pthread_cond_t *signalled) {
+    pthread_mutex_lock(&lock);
+    if (change(state, old, new))
+        while (atomic_load(state) == new) pthread_cond_wait(signalled, &lock);
+    pthread_mutex_unlock(&lock);
+}
+
+static void signal_to(pthread_cond_t *sleeper) {
+    pthread_mutex_lock(&lock);
+    pthread_cond_signal(sleeper);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Gives a worker a state, and wakes it. */
+static void tell(int i, int state) {
+    if (atomic_exchange(&places[i].state, state) == ASLEEP) signal_to(&wake[i]);
+}
+
+/* Waits until a worker is done with the caller's job, or withdraws the offer. */
+static void await_end(int i) {
+    _Atomic int *state = &places[i].state;
+    if (atomic_load(state) == OFFERED && change(state, OFFERED, IDLE)) return;
+    if (await_change(state, TAKEN, os_now() + PATIENCE) == TAKEN) sleep_until_changed(state, TAKEN, AWAITED, &finished);
+}
+
+static void *worker(void *thread) {
     os_wake_patiently(); /* so that the prefetch thread, which has just woken the caller, can first start its next read
                           */
     os_name_thread("streamrt-work");
-    seat = (int)((pthread_t *)place - workers) + 1;
-    pthread_mutex_lock(&lock);
-    for (;;) {
-        while (!stopping && (current == NULL || seen == serial || seat >= current->threads)) {
-            if (os_now() < end) {
-                seen = serial; /* it has done the current job, or has no part in it */
-                pthread_mutex_unlock(&lock);
-                await_beyond(&announced, seen, end);
-                pthread_mutex_lock(&lock);
-                continue;
-            }
-            pthread_cond_wait(&wake[seat], &lock);
-            /* woken by srt_rouse, or too late for a job: the next job comes soon */
-            if (current == NULL) end = os_now() + PATIENCE;
+    seat = (int)((pthread_t *)thread - workers);
+    _Atomic int *state = &places[seat].state;
+    for (int64_t end = 0;; end = os_now() + PATIENCE) { /* until `end` it polls instead of sleeping */
+        const int now = await_change(state, IDLE, end);
+        if (now == STOPPING) return NULL;
+        if (now == IDLE) {
+            sleep_until_changed(state, IDLE, ASLEEP, &wake[seat]);
+        } else if (change(state, OFFERED, TAKEN)) {
+            work();
+            if (atomic_exchange(state, IDLE) == AWAITED) signal_to(&finished);
         }
-        if (stopping) break;
-        seen = serial;
-        job *mine = current;
-        busy++;
-        pthread_mutex_unlock(&lock);
-        work(mine);
-        pthread_mutex_lock(&lock);
-        if (--busy == 0) pthread_cond_signal(&finished);
-        pthread_mutex_unlock(&lock);
-        atomic_fetch_add(&departed, 1);
-        end = os_now() + PATIENCE;
-        await_beyond(&announced, seen, end);
-        pthread_mutex_lock(&lock);
     }
-    pthread_mutex_unlock(&lock);
-    return NULL;
 }
 
 /* A fork holds both mutexes, so that the child inherits them in a known state. The child makes its condition variables
@@ -168,7 +177,11 @@ static void prepare(void) {
 static void start(int count) {
     if (started >= count) return;
     pthread_once(&once, prepare);
-    while (started < count && os_start_thread(&workers[started], worker, &workers[started]) == 0) started++;
+    for (; started < count; started++) {
+        pthread_t *next = &workers[started + 1]; /* by seat */
+        atomic_store(&places[started + 1].state, IDLE);
+        if (os_start_thread(next, worker, next) != 0) break;
+    }
 }
 
 static int detect(void) {
@@ -187,11 +200,9 @@ int srt_threads(void) {
 }
 
 void srt_rouse(int threads) {
-    if (threads <= 1) return;
     pthread_once(&once, prepare);
-    pthread_mutex_lock(&lock);
-    for (int i = 1; i < threads && i < SRT_MAX_THREADS; i++) pthread_cond_signal(&wake[i]);
-    pthread_mutex_unlock(&lock);
+    for (int i = 1; i < threads && i < SRT_MAX_THREADS; i++)
+        if (change(&places[i].state, ASLEEP, IDLE)) signal_to(&wake[i]);
 }
 
 int srt_widest(void) {
@@ -207,13 +218,9 @@ void srt_set_threads(int count) {
         pthread_mutex_unlock(&owner);
         return;
     }
-    pthread_mutex_lock(&lock);
-    stopping = true;
-    for (int i = 1; i <= started; i++) pthread_cond_signal(&wake[i]);
-    pthread_mutex_unlock(&lock);
-    for (int i = 0; i < started; i++) pthread_join(workers[i], NULL);
+    for (int i = 1; i <= started; i++) tell(i, STOPPING);
+    for (int i = 1; i <= started; i++) pthread_join(workers[i], NULL);
     started = 0;
-    stopping = false; /* without the lock: no worker is left to read it */
     pthread_mutex_unlock(&owner);
 }
 
@@ -225,12 +232,19 @@ int srt_seat(void) {
     return seat;
 }
 
+int64_t *srt_note(void) {
+    return &note;
+}
+
 /* Runs a job on the calling thread alone. The thread may be inside another job. */
 static void run_alone(int64_t count, srt_range *run, const void *arguments) {
-    int outer = seat;
+    const int outer = seat;
+    const int64_t outer_note = note;
     seat = 0;
+    note = -1;
     run(arguments, 0, count);
     seat = outer;
+    note = outer_note;
 }
 
 static int smaller(int64_t a, int64_t b) {
@@ -264,29 +278,16 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
         return;
     }
     for (int i = 0; i < threads; i++) {
-        atomic_init(&slices[i].next, share_of(count, i, threads));
-        slices[i].end = share_of(count, i + 1, threads);
+        place *p = &places[i];
+        atomic_store_explicit(&p->next, share_of(count, i, threads), memory_order_relaxed);
+        p->end = share_of(count, i + 1, threads);
+        p->threads = threads;
+        p->grain = grain;
+        p->run = run;
+        p->arguments = arguments;
     }
-    job mine = {.run = run, .arguments = arguments, .grain = grain, .threads = threads};
-
-    pthread_mutex_lock(&lock);
-    current = &mine;
-    serial++;
-    for (int i = 1; i < threads; i++) pthread_cond_signal(&wake[i]);
-    pthread_mutex_unlock(&lock);
-    atomic_store(&announced, serial); /* without the lock: only the owner changes serial */
-
-    work(&mine);
-
-    pthread_mutex_lock(&lock);
-    current = NULL; /* a worker that wakes only now finds no job, so the caller does not wait for it */
-    for (bool patient = true; busy > 0 && patient;) {
-        const uint64_t before = atomic_load(&departed);
-        pthread_mutex_unlock(&lock);
-        patient = await_beyond(&departed, before, os_now() + PATIENCE);
-        pthread_mutex_lock(&lock);
-    }
-    while (busy > 0) pthread_cond_wait(&finished, &lock);
-    pthread_mutex_unlock(&lock);
+    for (int i = 1; i < threads; i++) tell(i, OFFERED);
+    work();
+    for (int i = 1; i < threads; i++) await_end(i);
     pthread_mutex_unlock(&owner);
 }

@@ -41,6 +41,10 @@ int srt_widest(void);
 /* The number of the calling thread among the threads of its job, from 0. It selects the thread's scratch memory. */
 int srt_seat(void);
 
+/* A number of the calling thread in its job, -1 at first. A kernel notes there what the thread's scratch memory holds.
+ */
+int64_t *srt_note(void);
+
 /* The fewest units of a range for which it is worth to wake a thread. `cost`: of one unit, in elements that are read
  * and written once. */
 int64_t srt_grain(int64_t cost);

@@ -149,8 +149,6 @@ void srt_conv(const srt_convolution *c) {
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    int64_t laid[SRT_MAX_THREADS];
-    job.laid = laid;
     _Atomic int32_t arrived[MOST_UNITS] = {0};
     if (halved) job.arrived = arrived;
     const int64_t units = product.pieces * job.blocks * job.shares;
@@ -162,7 +160,6 @@ void srt_conv(const srt_convolution *c) {
     }
     for (; job.part < job.parts; job.part += together) {
         job.until = job.part + together;
-        for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
         srt_parallel_on(c->seats, units, grain, table->conv, &job);
     }
 }

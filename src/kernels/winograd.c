@@ -105,12 +105,9 @@ void srt_winograd(const srt_convolution *c) {
         .threads = smaller(c->seats, srt_threads()),
     };
     const srt_sharing sharing = srt_share_out(&product);
-    int64_t laid[SRT_MAX_THREADS];
-    for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    job.laid = laid;
     const srt_table *table = srt_table_active();
     srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, few ? table->winograd_few : table->winograd,
                     &job);

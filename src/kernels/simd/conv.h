@@ -224,7 +224,7 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
 FN void conv(const void *arguments, int64_t first, int64_t last) {
     const conv_job *job = arguments;
     float *columns = job->of.scratch + srt_seat() * job->of.seat;
-    int64_t *laid = &job->laid[srt_seat()];
+    int64_t *laid = srt_note(); /* the block, over all units, whose columns are laid out; or -1 */
     const int64_t groups = (job->of.last - 1) / job->of.outputs + 1 - job->of.first / job->of.outputs;
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;

@@ -90,7 +90,6 @@ typedef struct {
     int64_t part, until;      /* the parts of a job: part..until; all of them if `arrived` */
     int64_t width, blocks;    /* positions of a block; number of blocks of a line */
     int64_t shares;           /* of a block */
-    int64_t *laid;            /* by seat: the block, counted over all units, whose columns are laid out; or -1 */
     _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if no two parts are computed at once */
 } conv_job;
 
@@ -104,7 +103,6 @@ typedef struct { /* a unit is a share of the output channels of one group, in a 
     srt_convolution of;           /* its window is that of the band: see band.h */
     int64_t tiles, width, blocks; /* tiles of all samples; tiles of a block; number of blocks */
     int64_t shares;               /* units of a block */
-    int64_t *laid;                /* by seat: the block, over all units, whose inputs are transformed; or -1 */
     int64_t depth;                /* input channels whose weights are transformed together */
     int64_t few;                  /* 4 or 8, and at least the number of tiles; 0 if there are more tiles */
 } winograd_job;
