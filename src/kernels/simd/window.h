@@ -196,35 +196,74 @@ V void window_rows(const window_plane *p, window_kind kind) {
     }
 }
 
-/* Max pooling with stride 2 of the columns column..column + n: first the maximum of each input column, then of
- * neighbouring columns. So even and odd columns are sorted once, and not for every row of the window. */
-V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) {
-    const srt_window *w = p->window;
-    const int64_t width = w->input[1], at = column * 2 - w->before[1];
-    const vf nothing = splat(-INFINITY);
-    const bool whole = row_is_whole(k, 2, at, width);
-    const vfirst there = first_lanes(n);
+/* VL columns of an output row of max pooling with stride 2, and the lanes of their inputs that lie in the row. */
+typedef struct {
+    int64_t column, at; /* the first column, and the input column where its window begins */
+    bool whole;         /* whether all lanes lie in the row */
     vmask inside[ROWS_MOST];
-    row_inside(k, 2, at, width, inside);
+    vfirst there;
+} max_strip;
+
+/* The strips that are computed row by row: up to 128 columns, whose masks take 2 KiB. And the output rows that lie
+ * between a row and the row whose input is fetched: lines are read from a cache that other cores share. */
+enum { MAX_STRIPS = 8, MAX_AHEAD = 4 };
+
+/* Some input rows of a window. */
+typedef struct {
+    const float *first;
+    int64_t count;
+} max_window;
+
+/* Vector j of a strip in an input row. */
+V vf max_inputs(const max_strip *strip, const float *row, int j) {
+    const float *from = row + strip->at + row_vector(2, j);
+    return strip->whole ? load(from) : load_mask(from, strip->inside[j], splat(-INFINITY));
+}
+
+/* Sets v[j] to the maximum of each input column of the vectors first <= j < last of a strip. */
+V void max_columns(const window_plane *p, const max_strip *strip, const max_window *rows, int first, int last, vf *v) {
+    const int64_t all = p->deep * rows->count, below = p->window->dilation[0] * p->x_row;
+#pragma GCC unroll 8
+    for (int j = first; j < last; j++) v[j] = all > 0 ? max_inputs(strip, rows->first, j) : splat(-INFINITY);
+    for (int64_t depth = 0; depth < p->deep; depth++)
+        for (int64_t i = depth > 0 ? 0 : 1; i < rows->count; i++)
+#pragma GCC unroll 8
+            for (int j = first; j < last; j++)
+                v[j] = max_nan(v[j], max_inputs(strip, rows->first + depth * p->apart + i * below, j));
+}
+
+/* The rows that output row o reads, but for the window's first `old` rows. None if it is not one of p's rows. */
+V max_window max_rows_of(const window_plane *p, int64_t o, int64_t old) {
+    const srt_window *w = p->window;
+    const span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
+    const int64_t first = rows.first > old ? rows.first : old, top = o * w->stride[0] - w->before[0];
+    if (o >= p->last || first >= rows.last) return (max_window){p->x, 0};
+    return (max_window){p->x + (top + first * w->dilation[0]) * p->x_row, rows.last - first};
+}
+
+/* Max pooling with stride 2 in neighbouring strips: first the maximum of each input column, then of neighbouring
+ * columns. So even and odd columns are sorted once, and not for every row of the window. The third vector of a strip is
+ * the first of the next one. */
+V void max_rows(const int k, const window_plane *p, const max_strip *strips, int count) {
+    const srt_window *w = p->window;
+    const int64_t below = w->dilation[0] * p->x_row, old = w->kernel[0] - w->stride[0];
     for (int64_t o = p->first; o < p->last; o++) {
-        const span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
-        const float *top = p->x + (o * w->stride[0] - w->before[0] + rows.first * w->dilation[0]) * p->x_row + at;
+        const max_window rows = max_rows_of(p, o, 0), ahead = max_rows_of(p, o + MAX_AHEAD, old);
         vf v[ROWS_MOST], q[ROWS_MOST];
+        if (k > 2) max_columns(p, &strips[count - 1], &rows, 2, k, v);
+        for (int i = count - 1; i >= 0; i--) {
+            const float *next = ahead.first + strips[i].at;
+            for (int64_t row = 0; row < ahead.count; row++, next += below) {
+                __builtin_prefetch(next);
+                __builtin_prefetch(next + VL);
+            }
+            max_columns(p, &strips[i], &rows, 0, 2, v);
+            row_columns(k, 2, v, q);
+            v[2] = v[0];
 #pragma GCC unroll 8
-        for (int j = 0; j < k; j++) v[j] = nothing;
-        for (int64_t depth = 0; depth < p->deep; depth++) {
-            const float *row = top + depth * p->apart;
-            for (int64_t i = rows.first; i < rows.last; i++, row += w->dilation[0] * p->x_row)
-#pragma GCC unroll 8
-                for (int j = 0; j < k; j++) {
-                    const float *from = row + row_vector(2, j);
-                    v[j] = max_nan(v[j], whole ? load(from) : load_mask(from, inside[j], nothing));
-                }
+            for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
+            store_first(p->y + o * p->y_row + strips[i].column, strips[i].there, q[0]);
         }
-        row_columns(k, 2, v, q);
-#pragma GCC unroll 8
-        for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
-        store_first(p->y + o * p->y_row + column, there, q[0]);
     }
 }
 
@@ -235,11 +274,21 @@ FN void max_plane(const window_plane *p) {
         window_rows(p, MAX_POOL);
         return;
     }
-    for (int64_t column = 0; column < columns; column += VL)
+    max_strip strips[MAX_STRIPS];
+    for (int64_t column = 0, count = 0; column < columns; column += VL) {
+        max_strip *strip = &strips[count++];
+        strip->column = column;
+        strip->at = column * 2 - w->before[1];
+        strip->whole = row_is_whole(taps, 2, strip->at, w->input[1]);
+        strip->there = first_lanes(columns - column);
+        row_inside(taps, 2, strip->at, w->input[1], strip->inside);
+        if (count < MAX_STRIPS && column + VL < columns) continue;
         if (taps == 2)
-            max_strip(2, p, column, smaller(VL, columns - column));
+            max_rows(2, p, strips, count);
         else
-            max_strip(3, p, column, smaller(VL, columns - column));
+            max_rows(3, p, strips, count);
+        count = 0;
+    }
 }
 
 V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind) {
