@@ -194,6 +194,44 @@ V void conv_add_terms(const int rows, const int vectors, const conv_source sourc
     for (; count > 0; count--) conv_add_term(rows, vectors, source, term, sum);
 }
 
+/* Adds to the sums what is added after the last term, and stores them. whole: n == vectors * VL; started: whether the
+ * block has a `start`. The block is read before the first store, because the compiler takes it for memory that may
+ * change with y. */
+V void conv_store(const int rows, const int vectors, const bool whole, const bool started, const conv_block *block,
+                  int64_t row, int64_t at, int64_t n, vf sum[CONV_ROWS][WIDEST / VL]) {
+    static const float none[CONV_ROWS];
+    const vf low = block->low, high = block->high;
+    const float *bias = block->bias ? block->bias + row : none, *start = block->start;
+    const int64_t stride = block->stride;
+    float *y = block->y + row * stride + at;
+    start = started ? start + row * stride + at : NULL;
+    vmask some[WIDEST / VL];
+    vfirst first[WIDEST / VL];
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; v++) {
+        some[v] = lanes(0, n - v * VL);
+        first[v] = first_lanes(n - v * VL);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++, y += stride) {
+        const vf plus = splat(bias[r]);
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) {
+            vf total = sum[r][v] + plus;
+            if (started && whole)
+                total += load(start + v * VL);
+            else if (started)
+                total += load_mask(start + v * VL, some[v], splat(0.0f));
+            const vf done = clamp(total, low, high);
+            if (whole)
+                store(y + v * VL, done);
+            else
+                store_first(y + v * VL, first[v], done);
+        }
+        if (started) start += stride;
+    }
+}
+
 /* Computes `rows` rows of y from `row` on, in the columns at..at + n. n <= vectors * VL. */
 V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block,
                  conv_weights weights, int64_t row, int64_t at, int64_t n, const conv_next *next) {
@@ -219,7 +257,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
-    const int64_t half = conv_half(block->depth), each = half > 0 ? (rows + half - 1) / half : 0;
+    const int64_t half = conv_half(block->depth), each = half > 0 ? (int)(rows + half - 1) / (int)half : 0;
     int64_t sought = 0; /* rows of y that are fetched: all in the first half */
     for (int64_t step = 0, left = block->depth; left > 0; step++, left -= SRT_CONV_STEP) {
         conv_bring(next, block->inner, block->depth, step);
@@ -231,21 +269,12 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
             }
         conv_add_terms(rows, vectors, source, smaller(SRT_CONV_STEP, left), &term, sum);
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) {
-            vf total = sum[r][v] + splat(block->bias ? block->bias[row + r] : 0.0f);
-            if (start && whole)
-                total += load(start + r * stride + v * VL);
-            else if (start)
-                total += load_mask(start + r * stride + v * VL, term.some[v], splat(0.0f));
-            vf done = clamp(total, block->low, block->high);
-            if (whole)
-                store(y + r * stride + v * VL, done);
-            else
-                store_first(y + r * stride + v * VL, first_lanes(n - v * VL), done);
-        }
+    if (!whole)
+        conv_store(rows, vectors, false, start != NULL, block, row, at, n, sum);
+    else if (start)
+        conv_store(rows, vectors, true, true, block, row, at, n, sum);
+    else
+        conv_store(rows, vectors, true, false, block, row, at, n, sum);
 }
 
 /* Each number of rows has a loop of its own: the compiler keeps sums in registers only if it knows their number. */

@@ -23,16 +23,16 @@ V void sort_lanes(const float *x, const int64_t stride, int64_t first, int64_t l
     }
 }
 
-/* Sorts a row into n elements of each phase, which are whole vectors. some: the elements that are not padding; x: the
- * input of element 0 of phase 0, which may be padding. */
-V void sort_row(const int64_t stride, const span *some, int64_t phases, int64_t n, int64_t pitch, const float *x,
-                float *y) {
+/* Sorts a row into n elements of each phase, which are whole vectors. some: the elements of each phase that are not
+ * padding; all: elements that are no padding in any phase; x: the input of element 0 of phase 0, which may be padding.
+ */
+V void sort_row(const int64_t stride, const span *some, span all, int64_t phases, int64_t n, int64_t pitch,
+                const float *x, float *y) {
     for (int64_t j = 0; j < n; j += VL, x += VL * stride, y += VL) {
-        bool whole = stride == phases && stride <= 2;
-        for (int64_t i = 0; i < phases; i++) whole = whole && some[i].first <= j && j + VL <= some[i].last;
+        const bool whole = all.first <= j && j + VL <= all.last;
         if (whole && stride == 1) {
             store(y, load(x));
-        } else if (whole) {
+        } else if (whole && stride == 2 && phases == 2) {
             const vf low = load(x), high = load(x + VL);
             store(y, unzip_even(low, high));
             store(y + pitch, unzip_odd(low, high));
@@ -49,13 +49,17 @@ V void sort_rows(const srt_window *w, const int64_t stride, srt_steps steps, int
     const int64_t left = at * stride - w->before[1], reach = (w->kernel[1] - 1) * w->dilation[1];
     const int64_t read = (n + VL - 1) / VL * VL + ((reach + stride - 1) / stride + VL - 1) / VL * VL;
     span some[SRT_MOST_PHASES];
-    for (int64_t phase = 0; phase < phases; phase++)
+    span all = {0, read};
+    for (int64_t phase = 0; phase < phases; phase++) {
         some[phase] = valid_outputs(left + phase, stride, w->input[1], read);
+        if (some[phase].first > all.first) all.first = some[phase].first;
+        if (some[phase].last < all.last) all.last = some[phase].last;
+    }
     for (int64_t channel = 0; channel < channels; channel++, x += steps.plane)
         for (int64_t tap = 0; tap < w->kernel[0]; tap++, y += phases * pitch) {
             const int64_t from = row * w->stride[0] + tap * w->dilation[0] - w->before[0];
             if (from >= 0 && from < w->input[0])
-                sort_row(stride, some, phases, read, pitch, x + from * steps.row + left, y);
+                sort_row(stride, some, all, phases, read, pitch, x + from * steps.row + left, y);
             else
                 memset(y, 0, (size_t)(phases * pitch) * sizeof *y);
         }
