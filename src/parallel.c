@@ -32,8 +32,8 @@ enum { IDLE, ASLEEP, OFFERED, TAKEN, AWAITED, STOPPING }; /* AWAITED: taken, and
 /* The place of a thread in a job. Each thread has a slice of the units, and then helps with the slices of others. So
  * the same core computes the same part of successive jobs, and finds in its cache what it wrote. All that a worker
  * reads to begin lies in one cache line, because a line takes up to 0.2 us from one core to another. Lines have 64
- * bytes, or 128 on some aarch64 processors. A worker reads the places of a job between TAKEN and IDLE; only the owner
- * writes them, and at no time between both. */
+ * bytes, or 128 on some aarch64 processors. A worker reads the places of a job between TAKEN and IDLE. The owner
+ * writes their fields, but for `state` and `next`, only while no worker has taken a job. */
 typedef struct {
     _Alignas(128) _Atomic int state; /* of the worker; the caller, at seat 0, has none */
     int threads;                     /* threads that may work on it, the caller included; each has a place */
@@ -50,7 +50,7 @@ static _Thread_local int widest; /* the most threads of a job of this thread sin
 
 /* The thread whose job is on the workers holds it; so does a thread that replaces the workers. Taken before `lock`. */
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
-static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
+static pthread_t workers[SRT_MAX_THREADS]; /* under owner: by seat */
 static int started;                        /* under owner: how many workers run */
 static place places[SRT_MAX_THREADS];      /* by seat */
 
@@ -79,11 +79,13 @@ static void work_on(place *p) {
 }
 
 static void work(void) {
+    const int64_t outer = note; /* of a job that runs on the caller's thread alone */
     note = -1;
     for (int i = 0, threads = places[seat].threads; i < threads; i++) work_on(&places[(seat + i) % threads]);
+    note = outer;
 }
 
-/* Sets a state that is `old`. Returns whether it was. */
+/* Sets a state to `new` if it is `old`. Returns whether it was. */
 static bool change(_Atomic int *state, int old, int new) {
     return atomic_compare_exchange_strong(state, &old, new);
 }
@@ -100,7 +102,8 @@ static int await_change(const _Atomic int *state, int old, int64_t end) {
     }
 }
 
-/* Changes a state and sleeps until another thread changes it and signals. Returns at once if it is not `old`. */
+/* Changes a state from `old` to `new`, and sleeps until another thread changes it and signals. Returns at once if the
+ * state is not `old`. */
 static void sleep_until_changed(_Atomic int *state, int old, int new, pthread_cond_t *signalled) {
     pthread_mutex_lock(&lock);
     if (change(state, old, new))
@@ -119,10 +122,15 @@ static void tell(int i, int state) {
     if (atomic_exchange(&places[i].state, state) == ASLEEP) signal_to(&wake[i]);
 }
 
-/* Waits until a worker is done with the caller's job, or withdraws the offer. */
+/* Withdraws the offer if worker i has not taken the job. */
+static void withdraw(int i) {
+    _Atomic int *state = &places[i].state;
+    if (atomic_load(state) == OFFERED) change(state, OFFERED, IDLE);
+}
+
+/* Waits until worker i is done with the job, if it has taken it. */
 static void await_end(int i) {
     _Atomic int *state = &places[i].state;
-    if (atomic_load(state) == OFFERED && change(state, OFFERED, IDLE)) return;
     if (await_change(state, TAKEN, os_now() + PATIENCE) == TAKEN) sleep_until_changed(state, TAKEN, AWAITED, &finished);
 }
 
@@ -288,6 +296,7 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
     }
     for (int i = 1; i < threads; i++) tell(i, OFFERED);
     work();
+    for (int i = 1; i < threads; i++) withdraw(i); /* all of them first, so that none begins while another ends */
     for (int i = 1; i < threads; i++) await_end(i);
     pthread_mutex_unlock(&owner);
 }

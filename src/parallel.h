@@ -23,7 +23,8 @@ typedef void srt_range(const void *job, int64_t first, int64_t last);
  * slice of its own. Slices are in the order of the units. Jobs with equal numbers of units and threads have equal
  * slices. When its slice is done, a thread helps with the others. A range has at least `grain` units, unless it is the
  * end of a slice. A job of at most `grain` units runs on the caller's thread alone. If threads cannot be started, the
- * job runs on the existing threads. Any thread may call, also inside a job; that job then runs on its thread alone.
+ * job runs on the existing threads. Any thread may call, also inside a job. While the workers have a job, any other job
+ * runs on its caller's thread alone.
  */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
 
@@ -41,8 +42,8 @@ int srt_widest(void);
 /* The number of the calling thread among the threads of its job, from 0. It selects the thread's scratch memory. */
 int srt_seat(void);
 
-/* A number of the calling thread in its job, -1 at first. A kernel notes there what the thread's scratch memory holds.
- */
+/* A number of the calling thread, -1 when the thread begins a job. A kernel notes there what the thread's scratch
+ * memory holds. */
 int64_t *srt_note(void);
 
 /* The fewest units of a range for which it is worth to wake a thread. `cost`: of one unit, in elements that are read

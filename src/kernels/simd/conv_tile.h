@@ -194,7 +194,7 @@ V void conv_add_terms(const int rows, const int vectors, const conv_source sourc
     for (; count > 0; count--) conv_add_term(rows, vectors, source, term, sum);
 }
 
-/* Adds to the sums what is added after the last term, and stores them. whole: n == vectors * VL; started: whether the
+/* Adds the bias and `start` to the sums, clamps and stores them. whole: n == vectors * VL; started: whether the
  * block has a `start`. The block is read before the first store, because the compiler takes it for memory that may
  * change with y. */
 V void conv_store(const int rows, const int vectors, const bool whole, const bool started, const conv_block *block,

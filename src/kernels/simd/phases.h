@@ -24,7 +24,8 @@ V void sort_lanes(const float *x, const int64_t stride, int64_t first, int64_t l
 }
 
 /* Sorts a row into n elements of each phase, which are whole vectors. some: the elements of each phase that are not
- * padding; all: elements that are no padding in any phase; x: the input of element 0 of phase 0, which may be padding.
+ * padding; all: elements that are padding in none of the phases; x: the input of element 0 of phase 0, which may be
+ * padding.
  */
 V void sort_row(const int64_t stride, const span *some, span all, int64_t phases, int64_t n, int64_t pitch,
                 const float *x, float *y) {

@@ -196,16 +196,20 @@ V void window_rows(const window_plane *p, window_kind kind) {
     }
 }
 
-/* VL columns of an output row of max pooling with stride 2, and the lanes of their inputs that lie in the row. */
+/* Columns of the widest window for max pooling with stride 2. */
+enum { MAX_WIDTH = 3 };
+
+/* VL columns of all output rows of max pooling with stride 2, and the lanes of their inputs that lie in a row. */
 typedef struct {
     int64_t column, at; /* the first column, and the input column where its window begins */
     bool whole;         /* whether all lanes lie in the row */
-    vmask inside[ROWS_MOST];
+    vmask inside[MAX_WIDTH];
     vfirst there;
 } max_strip;
 
-/* The strips that are computed row by row: up to 128 columns, whose masks take 2 KiB. And the output rows that lie
- * between a row and the row whose input is fetched: lines are read from a cache that other cores share. */
+/* The most strips that are computed row by row: their masks stay in the first-level cache. The rows of a window are
+ * fetched while the window MAX_AHEAD rows above is computed: then they arrive in time also from the last-level cache.
+ */
 enum { MAX_STRIPS = 8, MAX_AHEAD = 4 };
 
 /* Some input rows of a window. */
@@ -232,12 +236,13 @@ V void max_columns(const window_plane *p, const max_strip *strip, const max_wind
                 v[j] = max_nan(v[j], max_inputs(strip, rows->first + depth * p->apart + i * below, j));
 }
 
-/* The rows that output row o reads, but for the window's first `old` rows. None if it is not one of p's rows. */
+/* The rows that output row o reads, but for the window's first `old` rows. None if o is not one of p's rows.
+ * With several planes, the rows are those of the first. */
 V max_window max_rows_of(const window_plane *p, int64_t o, int64_t old) {
     const srt_window *w = p->window;
     const span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
     const int64_t first = rows.first > old ? rows.first : old, top = o * w->stride[0] - w->before[0];
-    if (o >= p->last || first >= rows.last) return (max_window){p->x, 0};
+    if (p->deep == 0 || o >= p->last || first >= rows.last) return (max_window){p->x, 0};
     return (max_window){p->x + (top + first * w->dilation[0]) * p->x_row, rows.last - first};
 }
 
@@ -270,7 +275,7 @@ V void max_rows(const int k, const window_plane *p, const max_strip *strips, int
 FN void max_plane(const window_plane *p) {
     const srt_window *w = p->window;
     const int64_t columns = w->output[1], taps = w->kernel[1];
-    if (w->stride[1] != 2 || w->dilation[1] != 1 || taps < 2 || taps > 3) {
+    if (w->stride[1] != 2 || w->dilation[1] != 1 || taps < 2 || taps > MAX_WIDTH) {
         window_rows(p, MAX_POOL);
         return;
     }

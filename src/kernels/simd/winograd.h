@@ -392,7 +392,7 @@ typedef void winograd_part(const winograd_job *job, int64_t group, int64_t at, i
 
 V void winograd_units(const winograd_job *job, int64_t first, int64_t last, winograd_part *part) {
     float *scratch = job->of.scratch + srt_seat() * job->of.seat;
-    int64_t *laid = srt_note(); /* the block, over all units, whose inputs are transformed */
+    int64_t *laid = srt_note(); /* the block, over all units, whose inputs are transformed; or -1 */
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);

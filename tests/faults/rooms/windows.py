@@ -177,12 +177,12 @@ FAULTS = (
         KERNELS,
     ),
     Fault(
-        "job-not-awaited",
+        "job-own-slice",
         "kernels",
         "src/parallel.c",
-        "if (await_change(state, TAKEN, os_now() + PATIENCE) == TAKEN) ",
-        "if (false) ",
-        "a job ends before its workers are done",
+        "threads = places[seat].threads; i < threads;",
+        "threads = places[seat].threads; i < 1;",
+        "nobody does the units of a worker that comes too late",
         KERNELS,
     ),
     Fault(
