@@ -254,24 +254,27 @@ V void transform_sums(int64_t n, const float *sums, int64_t step, float (*out)[O
 
 /* Writes the result of transform_sums, for one channel, to y. */
 V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row, float (*tiles)[OUT * PANEL + VL]) {
+    const srt_activation *act = job->of.act;
     const srt_steps to = job->of.band.y, start = job->of.band.residual;
     const vf bias = splat(job->of.bias ? job->of.bias[row] : 0.0f), zero = splat(0.0f);
-    const vf low = splat(job->of.act->low), high = splat(job->of.act->high);
+    const vf low = splat(act->low), high = splat(act->high);
+    const float *residuals = job->of.residual ? job->of.residual + row * start.plane : NULL;
     for (int64_t k = 0; k < panel->count; k++) {
         const tile_strip *s = &panel->strip[k];
-        for (int64_t i = 0; i < s->rows; i++) {
-            float *y = job->of.y + s->y + row * to.plane + i * to.row;
-            const float *residual =
-                job->of.residual ? job->of.residual + s->start + row * start.plane + i * start.row : NULL;
-            const float *from = tiles[i] + OUT * s->slot;
-            for (int64_t c = 0; c < s->cols; c += VL) {
-                const vmask some = lanes(0, s->cols - c);
-                vf v = load(from + c) + bias;
-                if (residual) v += load_mask(residual + c, some, zero);
-                store_first(y + c, first_lanes(s->cols - c), clamp(v, low, high));
+        const int64_t rows = s->rows, cols = s->cols;
+        const float *from = tiles[0] + OUT * s->slot;
+        const float *residual = residuals ? residuals + s->start : NULL;
+        float *y = job->of.y + s->y + row * to.plane;
+        for (int64_t c = 0; c < cols; c += VL) {
+            const vmask some = lanes(0, cols - c);
+            const vfirst there = first_lanes(cols - c);
+            for (int64_t i = 0; i < rows; i++) {
+                vf v = load(from + i * (OUT * PANEL + VL) + c) + bias;
+                if (residual) v += load_mask(residual + i * start.row + c, some, zero);
+                store_first(y + i * to.row + c, there, clamp(v, low, high));
             }
-            if (job->of.act->separate) activate(y, y, s->cols, job->of.act);
         }
+        for (int64_t i = 0; i < rows && act->separate; i++) activate(y + i * to.row, y + i * to.row, cols, act);
     }
 }
 
