@@ -30,6 +30,10 @@ V void roll_row(const int k, const int stride, const int phase, const bool maske
             sum[m] = muladd(q[j], splat(by[(phase + m * stride) * k + j]), sum[m]);
 }
 
+/* With stride 2, an input row is fetched so many rows before it is read. A strip goes down a plane, so the processor
+ * does not see that all its lines are read in turn, and a row has twice the lines that it has with stride 1. */
+enum { ROLL_AHEAD = 8 };
+
 /* Computes output rows p->first..p->last of the columns column..column + n. n <= strips * VL. */
 V void roll(const int k, const int stride, const int strips, const bool masked, const window_plane *p, int64_t column,
             int64_t n) {
@@ -58,8 +62,11 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
         for (int phase = 0; phase < stride; phase++, i++) {
             if (i >= 0 && i < height)
 #pragma GCC unroll 2
-                for (int t = 0; t < strips; t++)
+                for (int t = 0; t < strips; t++) {
+                    const float *soon = p->x + smaller(i + ROLL_AHEAD, height - 1) * x_row + at[t];
+                    for (int j = 0; j < stride && stride > 1; j++) __builtin_prefetch(soon + j * VL);
                     roll_row(k, stride, phase, masked, p->x + i * x_row + at[t], inside[t], by, sum[t]);
+                }
             if (phase == (k - 1) % stride && o >= first) {
 #pragma GCC unroll 2
                 for (int t = 0; t < strips; t++) store_first(y + t * VL, there[t], clamp(sum[t][live], low, high));
