@@ -98,8 +98,11 @@ V int64_t dense_direct(const int type, const int samples, const dense_job *job, 
             scales += sizeof(float);
             left = of_a_block - 1;
         }
+        /* behind the end of these rows are the next rows */
+        const int64_t ahead = p * step + DECODED_AHEAD;
+        const uint8_t *next = codes + DECODED_AHEAD + (ahead < w->pitch - w->codes ? 0 : (DENSE_ROWS - 1) * w->pitch);
 #pragma GCC unroll 8
-        for (int r = 0; r < DENSE_ROWS; r++) __builtin_prefetch(codes + r * w->pitch + DECODED_AHEAD);
+        for (int r = 0; r < DENSE_ROWS; r++) __builtin_prefetch(next + r * w->pitch);
 #pragma GCC unroll 2
         for (int chunk = 0; chunk < 2; chunk++, x += samples * SRT_DENSE_CHUNK) {
 #pragma GCC unroll 4
