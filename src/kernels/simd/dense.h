@@ -174,7 +174,11 @@ V void dense_rows(const int rows, const dense_job *job, int64_t row, vf (*sums)[
         uintptr_t next = 0;
         int64_t every = 0;
         if (coded) {
-            fetch_codes(&job->w, row, rows, k + DECODED_AHEAD, n * SRT_DENSE_CHUNK);
+            const int64_t soon = k + DECODED_AHEAD, left = smaller(rows, job->rows - row - rows);
+            if (soon < inner)
+                fetch_codes(&job->w, row, rows, soon, n * SRT_DENSE_CHUNK);
+            else /* behind the end of these rows are the next rows */
+                fetch_codes(&job->w, row + rows, left, soon - inner, n * SRT_DENSE_CHUNK);
             decode_rows(&job->w, row, rows, k, smaller(block * SRT_DENSE_CHUNK, inner - k), decoded, DECODED_PITCH);
         } else {
             /* Only the first group of samples reads weights from memory. If there are several, the next block is
