@@ -33,33 +33,47 @@ typedef struct {
     float *out;   /* rows WIDE_PITCH floats apart */
 } wide_next;
 
-/* Decodes a line of row r of the next block, and fetches a line that is decoded later: of the same row, or behind its
- * end of row r of the next rows. type < 0: there is no next block. */
-V void wide_decode(const int type, const wide_next *next, int64_t r, int64_t line, int64_t scale) {
-    const uint8_t *row = next->row + r * next->w->pitch;
-    const int64_t k = next->term + line;
-    const bool upper = k / HALF_GROUP % 2 != 0;
-    const uint8_t *from =
-        row + next->w->codes + (type == SRT_INT4 ? k / (2 * HALF_GROUP) * HALF_GROUP : bytes_of(type, k));
+/* A line of weights of each row of the next block: its first weight in the block, and the bytes from the beginning of a
+ * row to the line, to the scale of its weights, and to a line that is fetched, which may be one of the next rows. */
+typedef struct {
+    int64_t first, at, scale, ahead;
+} wide_line;
+
+/* The line that begins with weight `first` of the next block. */
+V wide_line line_of(const int type, const wide_next *next, int64_t first) {
+    const srt_weights *w = next->w;
+    const int64_t k = next->term + first, distance = type == SRT_INT4 ? WIDE_AHEAD / 2 : bytes_of(type, WIDE_AHEAD);
+    const int64_t at = w->codes + (type == SRT_INT4 ? k / (2 * HALF_GROUP) * HALF_GROUP : bytes_of(type, k));
+    return (wide_line){
+        .first = first,
+        .at = at,
+        .scale = is_integer(type) ? block_of(w, k) * (int64_t)sizeof(float) : 0,
+        .ahead = at + distance + (at + distance < w->pitch ? 0 : (WIDE_ROWS - 1) * w->pitch),
+    };
+}
+
+/* Decodes a line of row r of the next block, and fetches what is decoded later. */
+V void wide_decode(const int type, const wide_next *next, int64_t r, const wide_line *line) {
+    const uint8_t *row = next->row + r * next->w->pitch, *from = row + line->at;
+    const bool upper = (next->term + line->first) / HALF_GROUP % 2 != 0;
     block_scale by = {splat(1.0f), splat(0.0f)};
     if (is_integer(type)) {
         float number;
-        memcpy(&number, row + scale, sizeof number);
+        memcpy(&number, row + line->scale, sizeof number);
         by.scale = splat(number);
     }
-    const int64_t ahead = from - row + (type == SRT_INT4 ? WIDE_AHEAD / 2 : bytes_of(type, WIDE_AHEAD));
-    __builtin_prefetch(row + ahead + (ahead < next->w->pitch ? 0 : (WIDE_ROWS - 1) * next->w->pitch));
+    __builtin_prefetch(row + line->ahead);
 #pragma GCC unroll 4
     for (int i = 0; i < CONV_LINE; i += VL) {
         vf numbers = type == SRT_FLOAT32 ? load((const float *)(const void *)from + i)
                      : type == SRT_INT4  ? load_int4(from + i, upper)
                                          : number(type, from + bytes_of(type, i));
-        store(next->out + r * WIDE_PITCH + line + i, weights_of(type, false, numbers, by));
+        store(next->out + r * WIDE_PITCH + line->first + i, weights_of(type, false, numbers, by));
     }
 }
 
 /* Adds the products of a block of `rows` rows with all samples to the sums. w: rows WIDE_PITCH floats apart; x (n,
- * SRT_DENSE_WIDE). Decodes the next block, which has n terms, too, unless type < 0. */
+ * SRT_DENSE_WIDE). Decodes the next block, which has n terms, too. type < 0: there is no next block. */
 V void wide_block(const int type, const int rows, const float *w, const float *x, int64_t n, const wide_next *next,
                   float *sums) {
     vf acc[WIDE_ROWS][WIDE_VECTORS];
@@ -68,7 +82,7 @@ V void wide_block(const int type, const int rows, const float *w, const float *x
 #pragma GCC unroll 4
         for (int v = 0; v < WIDE_VECTORS; v++) acc[r][v] = splat(0.0f);
     for (int64_t line = 0; line < n; line += CONV_LINE) {
-        const int64_t scale = is_integer(type) ? block_of(next->w, next->term + line) * (int64_t)sizeof(float) : 0;
+        const wide_line then = type < 0 ? (wide_line){0} : line_of(type, next, line);
         const int64_t end = type < 0 ? smaller(CONV_LINE, n - line) : CONV_LINE;
 #pragma GCC unroll 16
         for (int64_t k = 0; k < end; k++, x += SRT_DENSE_WIDE) {
@@ -81,7 +95,7 @@ V void wide_block(const int type, const int rows, const float *w, const float *x
 #pragma GCC unroll 4
                 for (int v = 0; v < WIDE_VECTORS; v++) acc[r][v] = muladd(weight, samples[v], acc[r][v]);
             }
-            if (type >= 0 && k % 2 != 0 && k / 2 < rows) wide_decode(type, next, k / 2, line, scale);
+            if (type >= 0 && k % 2 != 0 && k / 2 < rows) wide_decode(type, next, k / 2, &then);
         }
     }
 #pragma GCC unroll 8
