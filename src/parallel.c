@@ -32,8 +32,8 @@ enum { IDLE, ASLEEP, OFFERED, TAKEN, AWAITED, STOPPING }; /* AWAITED: taken, and
 /* The place of a thread in a job. Each thread has a slice of the units, and then helps with the slices of others. So
  * the same core computes the same part of successive jobs, and finds in its cache what it wrote. All that a worker
  * reads to begin lies in one cache line, because a line takes up to 0.2 us from one core to another. Lines have 64
- * bytes, or 128 on some aarch64 processors. A worker reads the places of a job between TAKEN and IDLE. The owner
- * writes their fields, but for `state` and `next`, only while no worker has taken a job. */
+ * bytes, or 128 on some aarch64 processors. A worker reads the places of a job between TAKEN and IDLE. Only the owner
+ * writes them, except `state` and `next`, and only while no worker has taken a job. */
 typedef struct {
     _Alignas(128) _Atomic int state; /* of the worker; the caller, at seat 0, has none */
     int threads;                     /* threads that may work on it, the caller included; each has a place */
@@ -125,7 +125,7 @@ static void tell(int i, int state) {
 /* Withdraws the offer if worker i has not taken the job. */
 static void withdraw(int i) {
     _Atomic int *state = &places[i].state;
-    if (atomic_load(state) == OFFERED) change(state, OFFERED, IDLE);
+    if (atomic_load(state) == OFFERED) change(state, OFFERED, IDLE); /* a load alone does not take the worker's line */
 }
 
 /* Waits until worker i is done with the job, if it has taken it. */
@@ -208,7 +208,6 @@ int srt_threads(void) {
 }
 
 void srt_rouse(int threads) {
-    pthread_once(&once, prepare);
     for (int i = 1; i < threads && i < SRT_MAX_THREADS; i++)
         if (change(&places[i].state, ASLEEP, IDLE)) signal_to(&wake[i]);
 }

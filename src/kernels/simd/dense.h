@@ -75,7 +75,7 @@ V bool is_direct(const dense_job *job) {
     return is_coded(w) && !w->zeros && pairs && job->batch > 0 && job->batch <= SRT_DENSE_GROUP;
 }
 
-/* Bytes by which a row is fetched ahead of decoding. */
+/* Bytes by which a row is fetched ahead of decoding, and weights by which blocks of rows are. */
 enum { DECODED_AHEAD = 512 };
 
 /* Adds the products of DENSE_ROWS rows from `row` on with `samples` samples to the sums, over whole pairs of chunks.
@@ -98,11 +98,12 @@ V int64_t dense_direct(const int type, const int samples, const dense_job *job, 
             scales += sizeof(float);
             left = of_a_block - 1;
         }
-        /* behind the end of these rows are the next rows */
-        const int64_t ahead = p * step + DECODED_AHEAD;
-        const uint8_t *next = codes + DECODED_AHEAD + (ahead < w->pitch - w->codes ? 0 : (DENSE_ROWS - 1) * w->pitch);
+        /* behind the codes of these rows come those of the next rows; an address, as for `next` of dense_chunks */
+        const bool inside = p * step + DECODED_AHEAD < w->pitch - w->codes;
+        const int64_t ahead = DECODED_AHEAD + (inside ? 0 : (DENSE_ROWS - 1) * w->pitch + w->codes);
+        const uintptr_t next = (uintptr_t)codes + (uintptr_t)ahead;
 #pragma GCC unroll 8
-        for (int r = 0; r < DENSE_ROWS; r++) __builtin_prefetch(next + r * w->pitch);
+        for (int r = 0; r < DENSE_ROWS; r++) __builtin_prefetch((const void *)(next + (uintptr_t)(r * w->pitch)));
 #pragma GCC unroll 2
         for (int chunk = 0; chunk < 2; chunk++, x += samples * SRT_DENSE_CHUNK) {
 #pragma GCC unroll 4
@@ -177,7 +178,7 @@ V void dense_rows(const int rows, const dense_job *job, int64_t row, vf (*sums)[
             const int64_t soon = k + DECODED_AHEAD, left = smaller(rows, job->rows - row - rows);
             if (soon < inner)
                 fetch_codes(&job->w, row, rows, soon, n * SRT_DENSE_CHUNK);
-            else /* behind the end of these rows are the next rows */
+            else if (soon - inner < inner) /* behind the end of these rows come the next rows */
                 fetch_codes(&job->w, row + rows, left, soon - inner, n * SRT_DENSE_CHUNK);
             decode_rows(&job->w, row, rows, k, smaller(block * SRT_DENSE_CHUNK, inner - k), decoded, DECODED_PITCH);
         } else {

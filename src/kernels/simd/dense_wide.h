@@ -21,8 +21,8 @@ _Static_assert((int)CONV_LINE % HALF_GROUP == 0 && CONV_LINE >= 2 * WIDE_ROWS,
 
 _Static_assert((int)WIDE_ROWS <= 8 && SRT_WIDE_UNIT % WIDE_ROWS == 0, "WIDE_ROWS");
 
-/* Weights by which a row is fetched ahead of decoding: 8 KiB of float32 in 8 rows, which a core multiplies in 0.25 us.
- * It is longer than the latency of memory. */
+/* Weights by which a row is fetched ahead of decoding. A core multiplies 256 weights of 8 rows in 0.25 us, which is
+ * longer than the latency of memory. */
 enum { WIDE_AHEAD = 256 };
 
 /* A block of whole lines that is decoded while another is multiplied. */
@@ -42,13 +42,13 @@ typedef struct {
 /* The line that begins with weight `first` of the next block. */
 V wide_line line_of(const int type, const wide_next *next, int64_t first) {
     const srt_weights *w = next->w;
-    const int64_t k = next->term + first, distance = type == SRT_INT4 ? WIDE_AHEAD / 2 : bytes_of(type, WIDE_AHEAD);
+    const int64_t k = next->term + first, ahead = w->codes + bytes_of(type, k + WIDE_AHEAD);
     const int64_t at = w->codes + (type == SRT_INT4 ? k / (2 * HALF_GROUP) * HALF_GROUP : bytes_of(type, k));
     return (wide_line){
         .first = first,
         .at = at,
         .scale = is_integer(type) ? block_of(w, k) * (int64_t)sizeof(float) : 0,
-        .ahead = at + distance + (at + distance < w->pitch ? 0 : (WIDE_ROWS - 1) * w->pitch),
+        .ahead = ahead < w->pitch ? ahead : ahead + (WIDE_ROWS - 1) * w->pitch + w->codes,
     };
 }
 
@@ -62,7 +62,7 @@ V void wide_decode(const int type, const wide_next *next, int64_t r, const wide_
         memcpy(&number, row + line->scale, sizeof number);
         by.scale = splat(number);
     }
-    __builtin_prefetch(row + line->ahead);
+    __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)line->ahead)); /* maybe behind all rows */
 #pragma GCC unroll 4
     for (int i = 0; i < CONV_LINE; i += VL) {
         vf numbers = type == SRT_FLOAT32 ? load((const float *)(const void *)from + i)
@@ -161,6 +161,9 @@ V void wide_sums(const dense_job *job, int64_t row, int64_t rows, float *sums) {
     _Alignas(64) float blocks[2][WIDE_ROWS * WIDE_PITCH];
     for (int64_t i = 0; i < rows * SRT_DENSE_WIDE; i++) sums[i] = 0.0f;
     if (inner > 0) wide_take(w, row, rows, 0, smaller(WIDE_BLOCK, inner), blocks[0]);
+    /* The rows before have fetched the weights before WIDE_AHEAD. The second block, which is decoded while the first is
+     * multiplied, fetches those from WIDE_BLOCK + WIDE_AHEAD on. */
+    if (together) fetch_codes(w, row, rows, WIDE_AHEAD, smaller(WIDE_BLOCK, inner - WIDE_AHEAD));
     for (int64_t k = 0, b = 0; k < inner; k += WIDE_BLOCK, b ^= 1) {
         const float *x = job->x + k * SRT_DENSE_WIDE;
         const int64_t then = k + WIDE_BLOCK, left = inner - then;

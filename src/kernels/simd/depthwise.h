@@ -64,7 +64,10 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
 #pragma GCC unroll 2
                 for (int t = 0; t < strips; t++) {
                     const float *soon = p->x + smaller(i + ROLL_AHEAD, height - 1) * x_row + at[t];
-                    for (int j = 0; j < stride && stride > 1; j++) __builtin_prefetch(soon + j * VL);
+                    if (stride > 1) {
+                        __builtin_prefetch(soon);
+                        __builtin_prefetch(soon + VL);
+                    }
                     roll_row(k, stride, phase, masked, p->x + i * x_row + at[t], inside[t], by, sum[t]);
                 }
             if (phase == (k - 1) % stride && o >= first) {

@@ -262,19 +262,19 @@ V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row
     for (int64_t k = 0; k < panel->count; k++) {
         const tile_strip *s = &panel->strip[k];
         const int64_t rows = s->rows, cols = s->cols;
-        const float *from = tiles[0] + OUT * s->slot;
         const float *residual = residuals ? residuals + s->start : NULL;
         float *y = job->of.y + s->y + row * to.plane;
         for (int64_t c = 0; c < cols; c += VL) {
             const vmask some = lanes(0, cols - c);
             const vfirst there = first_lanes(cols - c);
             for (int64_t i = 0; i < rows; i++) {
-                vf v = load(from + i * (OUT * PANEL + VL) + c) + bias;
+                vf v = load(tiles[i] + OUT * s->slot + c) + bias;
                 if (residual) v += load_mask(residual + i * start.row + c, some, zero);
                 store_first(y + i * to.row + c, there, clamp(v, low, high));
             }
         }
-        for (int64_t i = 0; i < rows && act->separate; i++) activate(y + i * to.row, y + i * to.row, cols, act);
+        if (act->separate)
+            for (int64_t i = 0; i < rows; i++) activate(y + i * to.row, y + i * to.row, cols, act);
     }
 }
 
