@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -12,10 +14,11 @@ from typing import IO, Any
 import numpy as np
 
 from streamrt.engine.foreign import Index, Readable
-from streamrt.engine.inputs import Given
+from streamrt.engine.inputs import Given, check_shapes, describe
 from streamrt.errors import InputError, printable
 from streamrt.format.files import Replacement
 from streamrt.graph import TensorSpec
+from streamrt.ops import Shape
 
 
 class _Converted:
@@ -40,7 +43,8 @@ def load_arrays(path: Path, specs: Sequence[TensorSpec], *, by_rows: bool = Fals
         by_rows: convert mapped numbers to floating-point numbers when they are read, again for each call.
 
     Raises:
-        InputError: the file has another format, or its arrays are not real numbers, or do not fit the input's type.
+        InputError: the file has another format, or its arrays are not real numbers, or do not fit the input's type. Or
+            the names or shapes in a .npz file are not those of inputs.
         OSError: the file cannot be read.
     """
     names = [spec.name for spec in specs]
@@ -49,10 +53,12 @@ def load_arrays(path: Path, specs: Sequence[TensorSpec], *, by_rows: bool = Fals
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
-                found = {name: loaded[name] for name in loaded.files}
+                found = _unpacked(loaded, specs)
         else:
             found = {names[0] if len(names) == 1 else "": loaded}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path}: expected a .npy or .npz file of numbers, as numpy.save or numpy.savez writes it"
         ) from error
@@ -61,12 +67,39 @@ def load_arrays(path: Path, specs: Sequence[TensorSpec], *, by_rows: bool = Fals
             f"{path}: found one array, but the model has {len(names)} inputs ({_listed(names)}): "
             "pass a .npz file with one array for each"
         )
-    if len(found) == len(names) == 1:
-        found = {names[0]: next(iter(found.values()))}
-    plain = np.dtype(np.float32)  # for names that the model does not have, which the call refuses
-    return {
-        name: _as_type(array, types.get(name, plain), f"{path}: {name!r}", by_rows) for name, array in found.items()
-    }
+    return {name: _as_type(array, types[name], f"{path}: {name!r}", by_rows) for name, array in found.items()}
+
+
+def _unpacked(file: np.lib.npyio.NpzFile, specs: Sequence[TensorSpec]) -> dict[str, Given]:
+    """The arrays of a .npz file, by the names of inputs.
+
+    Names and shapes are checked before an array is read, because an array may be a thousand times as large as its file.
+
+    Raises:
+        InputError: a name or a shape is not that of an input.
+        ValueError: a member is no array, or is shorter than its array.
+    """
+    archive = file.zip
+    assert archive is not None  # as it would be in a closed file
+    only = specs[0].name if len(specs) == len(file.files) == 1 else None
+    members = {only or name: name for name in file.files}
+    shapes = {name: _declared_shape(archive, member) for name, member in members.items()}
+    if unknown := shapes.keys() - {spec.name for spec in specs}:
+        raise InputError(f"no input is named {sorted(unknown)[:5]}; the model has {describe(specs)}")
+    check_shapes(shapes, [spec for spec in specs if spec.name in shapes])
+    return {name: file[member] for name, member in members.items()}
+
+
+def _declared_shape(archive: zipfile.ZipFile, name: str) -> Shape:
+    """The shape that a member of a .npz file declares."""
+    member = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+    with archive.open(member) as stream:
+        plain = np.lib.format.read_magic(stream) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if plain else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise ValueError(f"{name!r} has {member.file_size} bytes, expected an array of {shape}")
+    return shape
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Given]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +268,33 @@ def test_run_with_two_inputs_and_outputs(tmp_path: Path, capsys: Output, two_end
     np.savez(tmp_path / "c.npz", a=a, c=b)
     assert run("run", two_ends, tmp_path / "c.npz", tmp_path / "z.npz") == 1
     assert "'c'" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "size", "reason"),
+    [
+        ("x", (2, 3), 99999, "input 'image': expected shape (batch, 1, 8, 8), found (2, 3)"),
+        ("x", (1, 1, 8, 8), 255, "x.npz: expected a .npy or .npz file of numbers"),
+        ("x", (2**60, 1, 8, 8), 256, "x.npz: expected a .npy or .npz file of numbers"),
+        ("photo", (1, 1, 8, 8), 99999, "no input is named ['other', 'photo']; the model has 'image'"),
+    ],
+)
+def test_a_npz_file_is_checked_before_its_arrays_are_read(
+    tmp_path: Path, capsys: Output, name: str, shape: tuple[int, ...], size: int, reason: str
+) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.npy", header.getvalue() + b"\1" * size)
+        if name != "x":
+            archive.writestr("other.npy", header.getvalue() + b"\1" * size)
+    broken = bytearray(path.read_bytes())
+    place = broken.index(b"\1" * size)
+    broken[place : place + 1] = b"\2"  # reading the array would find a wrong checksum
+    path.write_bytes(broken)
+    assert run("run", MLP, path, tmp_path / "y.npy") == 1
+    assert reason in error_line(capsys)
 
 
 @pytest.fixture
