@@ -28,12 +28,16 @@ FN void conv_last_columns(const conv_block *block, conv_weights weights, int64_t
         rows = dots_rows(end - row, count);
         dots(rows, count, weights.w + (row - begin) * weights.pitch, weights.pitch, block->ends[0], CONV_ENDS,
              block->depth, sums);
-        for (int64_t i = 0; i < rows * count; i++) {
-            const int64_t to = row + i / count, at = to * block->stride + block->at + i % count;
-            float total = sums[i] + (block->bias ? block->bias[to] : 0.0f);
-            if (block->start) total += block->start[at];
-            block->y[at] = clamp(splat(total), block->low, block->high)[0];
-        }
+        const float *start = block->start ? block->start + row * block->stride + block->at : NULL;
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < count; c++) {
+                sums[r * count + c] += block->bias ? block->bias[row + r] : 0.0f;
+                if (start) sums[r * count + c] += start[r * block->stride + c];
+            }
+        store(sums, clamp(load(sums), block->low, block->high));
+        float *y = block->y + row * block->stride + block->at;
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < count; c++) y[r * block->stride + c] = sums[r * count + c];
     }
 }
 

@@ -157,9 +157,10 @@ V const float *another(const float *p) {
 }
 
 /* Adds `count` terms, one or two, to the sums, with fewer instructions: one multiply-add can read a weight and spread
- * it over a vector. But that is a load for each vector of columns. So every second row does it, and the others spread
- * their weight into a register. Then neither loads nor instructions are the bottleneck, also when another thread runs
- * on the same core. One pointer moves from row to row, because there are not enough registers for a pointer to each. */
+ * it over a vector. But that is a load for each vector of columns. So with two vectors every second row does it, and
+ * the others spread their weight into a register. Then neither loads nor instructions are the bottleneck, also when
+ * another thread runs on the same core. With three vectors no row does it. One pointer moves from row to row, because
+ * there are not enough registers for a pointer to each. */
 V void conv_add_folded(const int rows, const int vectors, const int count, const conv_source source, conv_term *term,
                        vf sum[CONV_ROWS][WIDEST / VL]) {
     vf c[2][WIDEST / VL];
@@ -168,7 +169,7 @@ V void conv_add_folded(const int rows, const int vectors, const int count, const
     const float *w = term->w;
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++, w = another(w + term->pitch)) {
-        const bool folded = r % 2 == 0;
+        const bool folded = vectors < 3 && r % 2 == 0;
 #pragma GCC unroll 2
         for (int t = 0; t < count; t++) {
             const vf weight = splat(w[t]); /* of a folded row it is not used, and then no instruction */
