@@ -92,10 +92,14 @@ V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t s
     }
 }
 
+/* Pointers to the weights of a tile: one for each CONV_REACH rows. */
+enum { CONV_POINTERS = (CONV_ROWS + CONV_REACH - 1) / CONV_REACH };
+_Static_assert((int)CONV_POINTERS <= 4, "loops over them are unrolled");
+
 /* The next term of a tile: its weights, `pitch` floats apart, the place where its columns are laid out, and, unless
  * they are, the input. See conv_block for what follows. */
 typedef struct {
-    const float *w;
+    const float *w[CONV_POINTERS];
     int64_t pitch;
     float *columns;
     const float *x;
@@ -107,8 +111,9 @@ typedef struct {
     bool whole;              /* whether all do */
 } conv_term;
 
-/* Returns the columns of *term in c, and moves its columns, but not its weights, to the next term. */
-V void conv_column(const int vectors, const conv_source source, conv_term *term, vf c[WIDEST / VL]) {
+/* Returns the columns of *term in c, and moves its columns, but not its weights, to the next term. whole: whether all
+ * lanes exist. */
+V void conv_column(const int vectors, const conv_source source, const bool whole, conv_term *term, vf c[WIDEST / VL]) {
     const float *x = term->x, *scale = term->scale, *shift = term->shift;
     if (source == PHASED) x += *term->offset++;
 #pragma GCC unroll 3
@@ -122,7 +127,7 @@ V void conv_column(const int vectors, const conv_source source, conv_term *term,
             continue;
         }
         __builtin_prefetch(x + (vectors + v) * VL); /* of the next panel: rows lie too far apart for hardware */
-        c[v] = term->whole ? load(x + v * VL) : load_mask(x + v * VL, term->some[v], splat(0.0f));
+        c[v] = whole ? load(x + v * VL) : load_mask(x + v * VL, term->some[v], splat(0.0f));
         if (source == SCALED)
             c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), term->least, term->most);
         store(term->columns + v * VL, c[v]);
@@ -136,63 +141,37 @@ V void conv_column(const int vectors, const conv_source source, conv_term *term,
     }
 }
 
-/* Adds one term to the sums. */
-V void conv_add_term(const int rows, const int vectors, const conv_source source, conv_term *term,
-                     vf sum[CONV_ROWS][WIDEST / VL]) {
-    vf c[WIDEST / VL];
-    conv_column(vectors, source, term, c);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
-        const vf weight = splat(term->w[r * term->pitch]);
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
-    }
-    term->w++;
-}
-
-/* The same pointer. The compiler takes it for another one, and reads again what it has read. */
+/* The same pointer. The compiler takes it for another one, and does not compute one pointer from the next. */
 V const float *another(const float *p) {
     __asm__("" : "+r"(p));
     return p;
 }
 
-/* Adds `count` terms, one or two, to the sums, with fewer instructions: one multiply-add can read a weight and spread
- * it over a vector. But that is a load for each vector of columns. So with two vectors every second row does it, and
- * the others spread their weight into a register. Then neither loads nor instructions are the bottleneck, also when
- * another thread runs on the same core. With three vectors no row does it. One pointer moves from row to row, because
- * there are not enough registers for a pointer to each. */
-V void conv_add_folded(const int rows, const int vectors, const int count, const conv_source source, conv_term *term,
-                       vf sum[CONV_ROWS][WIDEST / VL]) {
-    vf c[2][WIDEST / VL];
-#pragma GCC unroll 2
-    for (int t = 0; t < count; t++) conv_column(vectors, source, term, c[t]);
-    const float *w = term->w;
+/* Adds one term to the sums. A weight is spread into a register and serves all vectors: a multiply-add that reads and
+ * spreads it would be a load for each vector. */
+V void conv_add_term(const int rows, const int vectors, const conv_source source, const bool whole, conv_term *term,
+                     vf sum[CONV_ROWS][WIDEST / VL]) {
+    vf c[WIDEST / VL];
+    conv_column(vectors, source, whole, term, c);
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; r++, w = another(w + term->pitch)) {
-        const bool folded = vectors < 3 && r % 2 == 0;
-#pragma GCC unroll 2
-        for (int t = 0; t < count; t++) {
-            const vf weight = splat(w[t]); /* of a folded row it is not used, and then no instruction */
+    for (int r = 0; r < rows; r++) {
+        const vf weight = splat(term->w[r / CONV_REACH][r % CONV_REACH * term->pitch]);
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; v++) {
-                sum[r][v] = muladd(folded ? splat(w[t]) : weight, c[t][v], sum[r][v]);
-                if (folded) w = another(w);
-            }
-        }
+        for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
     }
-    term->w += count;
+#pragma GCC unroll 4
+    for (int i = 0; i * CONV_REACH < rows; i++)
+        term->w[i] = (int)CONV_POINTERS > 1 ? another(term->w[i] + 1) : term->w[i] + 1;
 }
 
 /* Adds the next `count` terms to the sums. */
 V void conv_add_terms(const int rows, const int vectors, const conv_source source, int64_t count, conv_term *term,
                       vf sum[CONV_ROWS][WIDEST / VL]) {
-    if (CONV_FOLDS) {
-        for (; count > 1; count -= 2) conv_add_folded(rows, vectors, 2, source, term, sum);
-        if (count > 0) conv_add_folded(rows, vectors, 1, source, term, sum);
-        return;
-    }
+    if (source == LAID_OUT || source == PHASED || term->whole) /* a loop without a branch that is not its own */
 #pragma GCC unroll 2
-    for (; count > 0; count--) conv_add_term(rows, vectors, source, term, sum);
+        for (; count > 0; count--) conv_add_term(rows, vectors, source, true, term, sum);
+    else
+        for (; count > 0; count--) conv_add_term(rows, vectors, source, false, term, sum);
 }
 
 /* Adds the bias and `start` to the sums, clamps and stores them. whole: n == vectors * VL; started: whether the
@@ -240,8 +219,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
     const float *start = block->start ? block->start + row * stride + at : NULL;
     float *y = block->y + row * stride + at;
     const bool whole = n == vectors * VL;
-    conv_term term = {.w = weights.w,
-                      .pitch = weights.pitch,
+    conv_term term = {.pitch = weights.pitch,
                       .columns = block->columns + at * block->height + block->from * vectors * VL,
                       .x = block->x + at,
                       .plane = block->plane,
@@ -252,6 +230,8 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
                       .offset = block->offsets,
                       .whole = whole};
     vf sum[CONV_ROWS][WIDEST / VL];
+#pragma GCC unroll 4
+    for (int i = 0; i * CONV_REACH < rows; i++) term.w[i] = weights.w + i * CONV_REACH * weights.pitch;
 #pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) term.some[v] = lanes(0, n - v * VL);
 #pragma GCC unroll 16

@@ -7,7 +7,8 @@
  *   vfirst         the first lanes of a vector: what stores take that lead to the end of a row
  *   TILE           side of the squares that transpose_tile transposes
  *   CONV_ROWS, CONV_ROWS_WIDE        rows whose sums with 2, or with 3, vectors of columns are held in registers
- *   CONV_FOLDS     1 if a multiply-add can read a number and spread it over a vector, else 0
+ *   CONV_REACH     rows of weights that a loop reads from one pointer; all, unless there are too few registers for the
+ *                  distances of the others
  *   CONV_SETS, CONV_WAYS             of the first-level cache: floats after which its sets repeat, and lines of a set.
  *                  If more than CONV_WAYS rows lie a multiple of CONV_SETS floats apart, they push each other out
  *   DENSE_ROWS     rows whose sums with SRT_DENSE_GROUP samples are held in registers
@@ -88,7 +89,6 @@ _Static_assert(CONV_SETS % SRT_LEAST_SETS == 0, "CONV_SETS: conv.c cuts rows of 
 _Static_assert(SRT_DENSE_UNIT % DENSE_ROWS == 0, "DENSE_ROWS: a unit is whole groups of rows");
 _Static_assert(DENSE_AHEAD % SRT_DENSE_CHUNK == 0, "DENSE_AHEAD");
 _Static_assert(WRITES_PAST == 0 || WRITES_PAST == 1, "WRITES_PAST");
-_Static_assert(CONV_FOLDS == 0 || CONV_FOLDS == 1, "CONV_FOLDS");
 _Static_assert(ROLL_STRIPS == 1 || ROLL_STRIPS == 2, "ROLL_STRIPS");
 
 #endif

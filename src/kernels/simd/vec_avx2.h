@@ -172,7 +172,7 @@ V vf max_nan(vf a, vf b) {
 #include "vec_x86.h"
 
 /* 6 x 2 and 4 x 3 sums, a panel's vectors and a weight fit 16 registers. */
-enum { CONV_ROWS = 6, CONV_ROWS_WIDE = 4, CONV_FOLDS = 0 };
+enum { CONV_ROWS = 6, CONV_ROWS_WIDE = 4, CONV_REACH = 6 };
 
 /* 3 x 4 sums, 3 weights and a sample fit 16 registers. 3 x 2 KiB of weights and 4 x 2 KiB of samples fit 32 KiB. */
 enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };

@@ -194,7 +194,7 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
 
 /* 12 x 2 and 8 x 3 sums and a panel's vectors leave 6 and 5 of 32 registers for weights: a processor that executes in
  * order should load a weight some products before it is needed. */
-enum { CONV_ROWS = 12, CONV_ROWS_WIDE = 8, CONV_FOLDS = 0 };
+enum { CONV_ROWS = 12, CONV_ROWS_WIDE = 8, CONV_REACH = 12 };
 
 /* A set has 4 lines in the first-level caches of Arm's cores. The sets repeat every 8 KiB in a cache of 32 KiB, and
  * every 16 KiB in one of 64 KiB: the fewer. Not measured. */

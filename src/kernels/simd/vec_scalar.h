@@ -166,7 +166,7 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
 #include "vec_generic.h"
 
 /* 4 x 2 and 3 x 3 sums, a panel's vectors, a weight and a product fit 16 registers. */
-enum { CONV_ROWS = 4, CONV_ROWS_WIDE = 3, CONV_FOLDS = 0 };
+enum { CONV_ROWS = 4, CONV_ROWS_WIDE = 3, CONV_REACH = 4 };
 
 /* A cache of 32 KiB whose sets have 8 lines. */
 enum { CONV_SETS = 1024, CONV_WAYS = 8 };
