@@ -152,7 +152,7 @@ def test_average_pool(benchmark: Benchmark, planes: int, size: int, kernel: int,
 
 @pytest.mark.parametrize(("rows", "cols"), [(2048, 49), (64, 12544)])
 def test_row_mean(benchmark: Benchmark, rows: int, cols: int) -> None:
-    benchmark(_core.row_mean, normal(rows, cols), np.empty(rows, np.float32))
+    benchmark(_core.RowMean(normal(rows, cols), np.empty(rows, np.float32)), 0, 1)
 
 
 @pytest.mark.parametrize("shape", [(64, 1000, 1), (1, 21, 65536)])
@@ -175,13 +175,13 @@ def test_crc32c(benchmark: Benchmark, size: int) -> None:
 def test_dense(benchmark: Benchmark, batch: int) -> None:
     """32 MiB of weights. Compare with `test_dense_by_blas`."""
     y = np.empty((batch, 2048), np.float32)
-    benchmark(_core.dense, normal(2048, 4096), normal(batch, 4096), y, normal(2048), *RELU)
+    benchmark(_core.Dense(normal(2048, 4096), normal(batch, 4096), y, normal(2048), *RELU), 0, 2048)
 
 
 def test_dense_wide(benchmark: Benchmark) -> None:
     """32 MiB of weights, 16 samples. Compare with `test_dense_by_blas`."""
     x, y = normal(4096, _core.DENSE_WIDE), np.empty((16, 2048), np.float32)
-    benchmark(_core.dense_wide, normal(2048, 4096), x, y, normal(2048), *RELU)
+    benchmark(_core.Dense(normal(2048, 4096), x, y, normal(2048), *RELU, wide=True), 0, 2048)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64])

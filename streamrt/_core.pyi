@@ -130,24 +130,6 @@ class Coded:
     def rows(self, first: int, last: int) -> Coded: ...
     def decode(self, first: int, last: int, out: _Array) -> None: ...
 
-def dense(
-    w: _Array | Coded,
-    x: _Array,
-    y: _Array,
-    bias: _Array | None,
-    act: int,
-    alpha: float,
-    beta: float,
-) -> None: ...
-def dense_wide(
-    w: _Array | Coded,
-    x: _Array,
-    y: _Array,
-    bias: _Array | None,
-    act: int,
-    alpha: float,
-    beta: float,
-) -> None: ...
 def dense_most(weights: int) -> int: ...
 def products_pay() -> bool: ...
 def gemm_pays() -> bool: ...
@@ -171,10 +153,26 @@ class Kernel:
 @disjoint_base
 class ArrayKernel(Kernel):
     def keep(self, source: _Array, target: _Array) -> None: ...
+    def begin_with(self, kernel: Kernel) -> None: ...
 
 @final
 class Copies(Kernel):
     def __new__(cls, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Copies: ...
+
+@final
+class Dense(ArrayKernel):
+    def __new__(
+        cls,
+        w: _Array | Coded,
+        x: _Array,
+        y: _Array,
+        bias: _Array | None,
+        act: int,
+        alpha: float,
+        beta: float,
+        *,
+        wide: bool = False,
+    ) -> Dense: ...
 
 @final
 class Gemm(ArrayKernel):
@@ -299,10 +297,16 @@ class MaxPool(Sliding):
 class AveragePool(Sliding):
     def __new__(cls, x: _Array, y: _Array, window: Window, count_include_pad: bool) -> AveragePool: ...
 
-def row_mean(x: _Array, y: _Array) -> None: ...
+@final
+class RowMean(ArrayKernel):
+    def __new__(cls, x: _Array, y: _Array) -> RowMean: ...
+
+@final
+class RowMax(ArrayKernel):
+    def __new__(cls, x: _Array, y: _Array) -> RowMax: ...
+
 def rows_together(width: int) -> int: ...
 def plane_sums(x: _Array, y: _Doubles, begins: bool) -> None: ...
-def row_max(x: _Array, y: _Array) -> None: ...
 def softmax(x: _Array, y: _Array, log: bool) -> None: ...
 def lrn(x: _Array, y: _Array, size: int, alpha: float, beta: float, bias: float) -> None: ...
 

@@ -7,77 +7,68 @@ DENSE_CHUNK = SRT_DENSE_CHUNK
 DENSE_WIDE = SRT_DENSE_WIDE
 
 
-def dense(w, x, y, bias, int act, float alpha, float beta):
-    """``y = act(x @ w.T + bias)`` for few samples.
-
-    w (rows, inner), float32 or `Coded`; bias (rows,) or None; y (batch, rows) with any row stride. x is (batch, inner
-    rounded up to whole chunks of DENSE_CHUNK floats), for at most DENSE_BATCH samples. In memory it has groups of
-    DENSE_GROUP samples; the last group may be smaller. Each group is (chunks, samples, DENSE_CHUNK). The last chunk is
-    filled up with zeros.
-
-    Raises:
-        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
-    """
-    cdef srt_activation prepared = activation(act, alpha, beta)
-    cdef Arrays arrays
-    cdef srt_weights weights
-    cdef Py_buffer *vx
-    cdef Py_buffer *vy
-    cdef const float *b
-    cdef int64_t stride, batch, rows, inner
-    arrays.count = 0
-    try:
-        rows, inner = take_weights(&arrays, w, 2, &weights, "w")
-        vx = take_input(&arrays, x, 2, "x")
-        batch = vx.shape[0]
-        check_shape(vx, (batch, (inner + SRT_DENSE_CHUNK - 1) // SRT_DENSE_CHUNK * SRT_DENSE_CHUNK), "x")
-        if batch > SRT_DENSE_BATCH:
-            raise ValueError(f"{batch} samples, expected at most {SRT_DENSE_BATCH}")
-        b = take_vector(&arrays, bias, rows, "bias")
-        vy = take_rows(&arrays, y, &stride, "y")
-        check_shape(vy, (batch, rows), "y")
-        check_overlap(&arrays, False)
-        with nogil:
-            srt_dense(&weights, floats(vx), b, <float *>vy.buf, rows, batch, stride, &prepared)
-    finally:
-        release(&arrays)
+# srt_dense or srt_dense_wide.
+ctypedef void (*product_of_few)(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows,
+                                int64_t batch, int64_t stride, const srt_activation *act) noexcept nogil
 
 
-def dense_wide(w, x, y, bias, int act, float alpha, float beta):
-    """As `dense`, for at most DENSE_WIDE samples, as many as y has rows.
+@cython.final
+cdef class Dense(ArrayKernel):
+    """``y = act(x @ w.T + bias)`` for few samples. Checked once, then run often.
 
-    x (inner, DENSE_WIDE): element (k, s) is feature k of sample s, and 0 if there is no such sample.
+    w (rows, inner), float32 or `Coded`; bias (rows,) or None; y (batch, rows) with any row stride. A call writes some
+    columns of y. x is (batch, inner rounded up to whole chunks of DENSE_CHUNK floats), for at most DENSE_BATCH samples.
+    In memory it has groups of DENSE_GROUP samples; the last group may be smaller. Each group is (chunks, samples,
+    DENSE_CHUNK). The last chunk is filled up with zeros.
+
+    If it is ``wide``, x is (inner, DENSE_WIDE), for at most DENSE_WIDE samples: element (k, s) is feature k of sample
+    s, and 0 if there is no such sample.
 
     Raises:
-        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
+        ValueError: wrong shapes, dtype or layout, a range beyond the rows, an unknown ``act``, or arrays that overlap.
     """
-    cdef srt_activation prepared = activation(act, alpha, beta)
-    cdef Arrays arrays
-    cdef srt_weights weights
-    cdef Py_buffer *vx
-    cdef Py_buffer *vy
-    cdef const float *b
-    cdef int64_t stride, batch, rows, inner
-    arrays.count = 0
-    try:
-        rows, inner = take_weights(&arrays, w, 2, &weights, "w")
-        vx = take_input(&arrays, x, 2, "x")
-        check_shape(vx, (inner, SRT_DENSE_WIDE), "x")
-        b = take_vector(&arrays, bias, rows, "bias")
-        vy = take_rows(&arrays, y, &stride, "y")
-        batch = vy.shape[0]
-        check_shape(vy, (batch, rows), "y")
-        if batch > SRT_DENSE_WIDE:
-            raise ValueError(f"{batch} samples, expected at most {SRT_DENSE_WIDE}")
-        check_overlap(&arrays, False)
+
+    cdef srt_weights w
+    cdef srt_activation act
+    cdef product_of_few product
+    cdef const float *x
+    cdef const float *bias
+    cdef float *y
+    cdef int64_t rows, batch, stride
+
+    def __cinit__(self, w, x, y, bias, int act, float alpha, float beta, *, bint wide=False):
+        cdef Arrays *arrays = &self.arrays
+        cdef Py_buffer *vx
+        cdef Py_buffer *vy
+        self.act = activation(act, alpha, beta)
+        self.product = srt_dense_wide if wide else srt_dense
+        self.rows, inner = take_weights(arrays, w, 2, &self.w, "w")
+        vx = take_input(arrays, x, 2, "x")
+        self.bias = take_vector(arrays, bias, self.rows, "bias")
+        vy = take_rows(arrays, y, &self.stride, "y")
+        self.batch = vy.shape[0]
+        check_shape(vy, (self.batch, self.rows), "y")
+        if wide:
+            check_shape(vx, (inner, SRT_DENSE_WIDE), "x")
+        else:
+            check_shape(vx, (self.batch, (inner + SRT_DENSE_CHUNK - 1) // SRT_DENSE_CHUNK * SRT_DENSE_CHUNK), "x")
+        most = SRT_DENSE_WIDE if wide else SRT_DENSE_BATCH
+        if self.batch > most:
+            raise ValueError(f"{self.batch} samples, expected at most {most}")
+        check_overlap(arrays, False)
+        self.x, self.y = floats(vx), <float *>vy.buf
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        check_range(first, last, self.rows)
+        cdef srt_weights w = srt_weights_from(self.w, first)
+        cdef const float *bias = self.bias + first if self.bias != NULL else NULL
         with nogil:
-            srt_dense_wide(&weights, floats(vx), b, <float *>vy.buf, rows, batch, stride, &prepared)
-    finally:
-        release(&arrays)
+            self.product(&w, self.x, bias, self.y + first, last - first, self.batch, self.stride, &self.act)
+        return 0
 
 
 def dense_most(weights):
-    """The largest batch for which `dense` or `dense_wide` takes less time than `Gemm`, for a number of weights.
+    """The largest batch for which `Dense` takes less time than `Gemm`, for a number of weights.
 
     It is 0 if `products_pay` is false.
     """

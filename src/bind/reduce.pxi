@@ -1,35 +1,37 @@
 """Kernels over rows and channels: means, sums, maxima, softmax, local response normalisation."""
 
 
-def row_mean(x, y):
-    """The mean of each row: x (R, K), y (R,); or of each plane: x (R, H, W). Long sums are in float64. NaN if K is 0.
+@cython.final
+cdef class RowMean(ArrayKernel):
+    """The mean of each row: x (R, K), y (R,); or of each plane: x (R, H, W). A run computes all.
 
-    Means of planes have the bits of sums of `plane_sums`.
+    Long sums are in float64. The mean is NaN if K is 0. Means of planes have the bits of sums of `plane_sums`.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, planes without elements, or arrays that overlap.
     """
-    cdef Arrays arrays
-    cdef Py_buffer *vx
-    cdef Py_buffer *vy
-    cdef int64_t cols, block
-    arrays.count = 0
-    try:
-        vx = take_input(&arrays, x, -1, "x")
-        vy = take_output(&arrays, y, 1, "y")
+
+    cdef int64_t rows, cols, block
+
+    def __cinit__(self, x, y):
+        cdef Py_buffer *vx = take_input(&self.arrays, x, -1, "x")
+        cdef Py_buffer *vy = take_output(&self.arrays, y, 1, "y")
         if vx.ndim == 3:
             check_planes(vx)
-            cols, block = vx.shape[1] * vx.shape[2], srt_rows_together(vx.shape[2]) * vx.shape[2]
+            self.cols, self.block = vx.shape[1] * vx.shape[2], srt_rows_together(vx.shape[2]) * vx.shape[2]
         elif vx.ndim == 2:
-            cols = block = vx.shape[1]
+            self.cols = self.block = vx.shape[1]
         else:
             raise ValueError(f"x has {vx.ndim} axes, expected 2 or 3")
-        check_shape(vy, (vx.shape[0],), "y")
-        check_overlap(&arrays, False)
+        self.rows = vx.shape[0]
+        check_shape(vy, (self.rows,), "y")
+        check_overlap(&self.arrays, False)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
         with nogil:
-            srt_row_mean(floats(vx), <float *>vy.buf, vx.shape[0], cols, block)
-    finally:
-        release(&arrays)
+            srt_row_mean(floats(&self.arrays.view[0]), <float *>self.arrays.view[1].buf, self.rows, self.cols,
+                         self.block)
+        return 0
 
 
 cdef int check_planes(Py_buffer *x) except -1:
@@ -81,26 +83,27 @@ def plane_sums(x, y, bint begins):
         release(&arrays)
 
 
-def row_max(x, y):
-    """The largest element of each row, or NaN if the row has one: x (R, K), y (R,).
+@cython.final
+cdef class RowMax(ArrayKernel):
+    """The largest element of each row, or NaN if the row has one: x (R, K), y (R,). A run computes all.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, empty rows, or arrays that overlap.
     """
-    cdef Arrays arrays
-    arrays.count = 0
-    try:
-        take_input(&arrays, x, 2, "x")
-        take_output(&arrays, y, 1, "y")
-        check_shape(&arrays.view[1], (arrays.view[0].shape[0],), "y")
-        check_overlap(&arrays, False)
-        if arrays.view[0].shape[1] == 0 and arrays.view[0].shape[0] != 0:
-            raise ValueError(f"x has shape {shape_of(&arrays.view[0])}, expected rows that are not empty")
+
+    def __cinit__(self, x, y):
+        cdef Py_buffer *vx = take_input(&self.arrays, x, 2, "x")
+        cdef Py_buffer *vy = take_output(&self.arrays, y, 1, "y")
+        check_shape(vy, (vx.shape[0],), "y")
+        check_overlap(&self.arrays, False)
+        if vx.shape[1] == 0 and vx.shape[0] != 0:
+            raise ValueError(f"x has shape {shape_of(vx)}, expected rows that are not empty")
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef Py_buffer *x = &self.arrays.view[0]
         with nogil:
-            srt_row_max(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
-                        arrays.view[0].shape[1])
-    finally:
-        release(&arrays)
+            srt_row_max(floats(x), <float *>self.arrays.view[1].buf, x.shape[0], x.shape[1])
+        return 0
 
 
 def softmax(x, y, bint log):

@@ -33,7 +33,7 @@ from streamrt.host.threads import limited
 from streamrt.host.yielding import calling
 from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats, Spent
-from streamrt.report.trace import PassTrace, Trace
+from streamrt.report.trace import Trace
 
 #: Take the disk's speed from a call if the call read over 64 MiB, and over 90 % of its streamed bytes, from the device.
 #: Fewer bytes take too short a time to measure, and bytes from the page cache would make the disk look too fast.
@@ -277,15 +277,14 @@ class Engine:
         self._preparing += monotonic_ns() - began
         results = new_results(requests, prepared)
         self.mapping.check()
-        passes: list[PassTrace] = []
         rows_before = self._tables.read
-        with limited(self._threads), np.errstate(all="ignore"):
-            for begin in begins(samples, prepared.plan.micro_batch):
-                passes += run_pass(session, requests, results, begin)
+        errors = np.errstate(all="ignore") if session.interpreted else nullcontext()
+        with limited(self._threads, blas=session.interpreted), errors:
+            parts = begins(samples, prepared.plan.micro_batch)
+            passes = [done for begin in parts for done in run_pass(session, requests, results, begin)]
         self.mapping.check()
-        for done in passes:
-            self._stalled += done.items.stall
-            self._passing += done.end - done.start
+        self._stalled += sum(done.items.stall for done in passes)
+        self._passing += sum(done.end - done.start for done in passes)
         trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
         rows = self._tables.read - rows_before
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)

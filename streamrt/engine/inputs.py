@@ -147,14 +147,17 @@ def _fill(target: Array, source: Source, place: Any) -> None:
     """Copy ``source[place]`` to ``target``."""
     values = source[place]
     flags = values.flags
-    if values.nbytes < _SHARED or values.dtype != target.dtype or not (flags.c_contiguous and flags.aligned):
-        np.copyto(target, values, casting="unsafe")
+    if values.dtype != target.dtype:
+        with np.errstate(all="ignore"):
+            np.copyto(target, values, casting="unsafe")
+    elif values.nbytes < _SHARED or not (flags.c_contiguous and flags.aligned):
+        np.copyto(target, values)
     else:
         Copies([(target, values.view(target.dtype))])(0, 1)  # a type may name its order of bytes, as "<f4"
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
-    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on. The caller has NumPy ignore errors.
+    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on.
 
     ``parts`` may have another type. If that is integers, they are those of `streamrt.ops.cast`.
     """
@@ -166,10 +169,14 @@ def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
 
 
 def _copy(values: Array, target: Target, place: Any) -> None:
-    if isinstance(target, np.ndarray) and target.dtype.kind in "iu":
-        to_integers(values, target[place])
-    else:
+    if isinstance(target, np.ndarray) and target.dtype == values.dtype:
         target[place] = values
+        return
+    with np.errstate(all="ignore"):
+        if isinstance(target, np.ndarray) and target.dtype.kind in "iu":
+            to_integers(values, target[place])
+        else:
+            target[place] = values
 
 
 def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:

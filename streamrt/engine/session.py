@@ -8,7 +8,7 @@ from time import monotonic_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt._core import Prefetcher, run_steps, threads, widest
+from streamrt._core import Kernel, Prefetcher, run_steps, threads, widest
 from streamrt.engine.prepared import Prepared
 from streamrt.engine.steps import steps_of
 from streamrt.engine.verification import Verifier
@@ -37,6 +37,7 @@ class Session:
     Attributes:
         verifier: as above.
         threads: the most that a step could use in the last pass; before the first one, all that there are.
+        interpreted: whether a step is a Python function, which may use BLAS and NumPy's arithmetic.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Session:
         self.outside: dict[str, Whole] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside, self._current)
         self._steps = steps_of(program, plan, runs)
+        self.interpreted = not all(isinstance(step.run, Kernel) for step in self._steps)
         #: The node of each step of a round, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}

@@ -1,7 +1,8 @@
 """How many threads a call computes with, in BLAS and in the kernels.
 
 Both are settings of the whole process. While calls with different limits overlap, the lowest limit is in force for all
-of them. The call that ends last restores the settings from before the first call.
+of them. The call that ends last restores the settings from before the first call. To look at BLAS's setting takes
+several microseconds in the middle of a program, so calls that do not use BLAS leave it alone.
 
 In a forked child no call is in progress. It begins with the settings from before the first call.
 """
@@ -10,9 +11,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from types import TracebackType
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -24,23 +25,49 @@ from streamrt.errors import InputError
 _MOST = 256
 
 _lock = threading.RLock()  # guards the two below and the settings; reentrant: a signal handler may fork or call
-_active: dict[object, int] = {}  # limits in force; each call has a key of its own
+_active: set[_Limited] = set()  # limits in force
 _before: tuple[int, Any] | None = None  # settings to restore: threads of the kernels, and BLAS's limiter or None
 
 
-def limited(count: int | None) -> AbstractContextManager[None]:
-    """A context in which at most ``count`` threads compute; None leaves the settings as they are."""
-    return nullcontext() if count is None else _limited(count)
+def limited(count: int | None, *, blas: bool = True) -> AbstractContextManager[None]:
+    """A context in which at most ``count`` threads compute; None leaves the settings as they are.
+
+    ``blas``: whether the context uses BLAS.
+    """
+    return nullcontext() if count is None else _Limited(count, blas)
 
 
-@contextmanager
-def _limited(count: int) -> Iterator[None]:
-    key = object()
-    _enter(key, count)
-    try:
-        yield
-    finally:
-        _leave(key)
+class _Limited:
+    """A limit in force, while it is entered."""
+
+    __slots__ = ("blas", "count")
+
+    def __init__(self, count: int, blas: bool) -> None:
+        self.count, self.blas = count, blas
+
+    def __enter__(self) -> None:
+        global _before
+        with _lock:
+            if not _active:
+                _before = _core.threads(), None
+            _active.add(self)
+            try:
+                _apply()
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _lock:
+            if self not in _active:
+                return  # this is a child that was forked during the call
+            _active.remove(self)
+            if _active:
+                _apply()
+            else:
+                _restore()
 
 
 def check_threads(count: object) -> None:
@@ -53,45 +80,32 @@ def check_threads(count: object) -> None:
         raise InputError(f"threads: expected an integer from 1 to {_MOST} or None, found {count!r:.80}")
 
 
-def _enter(key: object, count: int) -> None:
-    global _before
-    with _lock:
-        if not _active:
-            _before = _core.threads(), None
-            _apply(count)
-        elif count < min(_active.values()):
-            _apply(count)
-        _active[key] = count
-
-
-def _leave(key: object) -> None:
-    with _lock:
-        if _active.pop(key, None) is None:
-            return  # this is a child that was forked during the call
-        if _active:
-            _apply(min(_active.values()))
-        else:
-            _restore()
-
-
 def _restore() -> None:
     global _before
     if _before is not None:
         kernels, blas = _before
-        _core.set_threads(kernels)
+        _set_kernels(kernels)
         if blas is not None:
             blas.restore_original_limits()
         _before = None
 
 
-def _apply(count: int) -> None:
+def _apply() -> None:
+    """Set the lowest of the limits in force. BLAS keeps its own until the last call ends."""
     global _before
     assert _before is not None
     kernels, blas = _before
-    if any(library.num_threads != count for library in _blas().lib_controllers):  # else setting them would take 0.1 ms
-        limiter = _blas().limit(limits=count)
+    counts = [limit.count for limit in _active if limit.blas]
+    # to set BLAS's number takes 0.1 ms, so it is compared first
+    if counts and any(library.num_threads != min(counts) for library in _blas().lib_controllers):
+        limiter = _blas().limit(limits=min(counts))
         _before = kernels, limiter if blas is None else blas
-    _core.set_threads(count)
+    _set_kernels(min(limit.count for limit in _active))
+
+
+def _set_kernels(count: int) -> None:
+    if _core.threads() != count:
+        _core.set_threads(count)
 
 
 @cache

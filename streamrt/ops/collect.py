@@ -107,14 +107,14 @@ class Extremes:
     Attributes:
         channels: of the planes.
         width: of the planes.
-        of_rows: computes those of rows (N, W).
+        of_rows: binds computing those of rows (N, W).
         join: finds that of several values.
         step, in_parts: see `Collects`.
     """
 
     channels: int
     width: int
-    of_rows: Callable[[Array, Array], None]
+    of_rows: Callable[[Array, Array], Run]
     join: np.ufunc
     step: int = 1
     in_parts: bool = True
@@ -128,10 +128,10 @@ class Extremes:
         rows, channels, width = x.shape
         (each_part, new_part), _ = self._parts(rows)
         each, new, found = each_part.of(memory), new_part.of(memory), y.reshape(-1)
-        lines, values = x.reshape(rows * channels, width), each.reshape(-1)
+        of_rows = self.of_rows(x.reshape(rows * channels, width), each.reshape(-1))
 
-        def run(_first: int, _last: int) -> None:
-            self.of_rows(lines, values)
+        def run(first: int, last: int) -> None:
+            of_rows(first, last)
             self.join.reduce(each, axis=0, out=found if begins else new)
             if not begins:
                 self.join(found, new, out=found)
@@ -146,7 +146,7 @@ class Extremes:
 
 def maxima(shape: Shape) -> Extremes:
     """The largest value of each channel of planes (C, H, W)."""
-    return Extremes(shape[0], shape[2], _core.row_max, np.maximum)
+    return Extremes(shape[0], shape[2], _core.RowMax, np.maximum)
 
 
 def minima(shape: Shape) -> Extremes:
@@ -154,5 +154,8 @@ def minima(shape: Shape) -> Extremes:
     return Extremes(shape[0], shape[2], _row_minima, np.minimum)
 
 
-def _row_minima(x: Array, y: Array) -> None:
-    np.minimum.reduce(x, axis=1, out=y)
+def _row_minima(x: Array, y: Array) -> Run:
+    def run(first: int, last: int) -> None:
+        np.minimum.reduce(x, axis=1, out=y)
+
+    return run

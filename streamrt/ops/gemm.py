@@ -72,29 +72,18 @@ class Dense:
         y = buffers.outputs[0].reshape(self.batch, self.rows)
         if self._panels is not None:
             return self._bind_kernels(x, w, y, buffers)
-        bias = self._bias.bind(buffers)
         if self._packed is not None:
-            return self._bind_few(x, w, y, bias, self._packed.of(buffers.scratch))
+            return self._bind_few(x, w, y, self._packed.of(buffers.scratch), buffers)
         assert self._block is not None
-        return self._bind_blocks(x.T, self._rows_for_blas(w, buffers), y, bias, self._block.of(buffers.scratch))
+        bias, block = self._bias.bind(buffers), self._block.of(buffers.scratch)
+        return self._bind_blocks(x.T, self._rows_for_blas(w, buffers), y, bias, block)
 
-    def _bind_few(self, x: Array, w: Param, y: Array, bias: Load, packed: Array) -> Run:
-        if self.batch <= _core.DENSE_BATCH:
-            kernel, copies = _core.dense, _packing(x, packed)
-        else:
-            kernel, copies = _core.dense_wide, [(packed[:, : len(x)], x.T), (packed[:, len(x) :], 0.0)]
-        epilogue = self._epilogue
-        rows = w.rows if isinstance(w, Coded) else lambda first, last: w[first:last]
-
-        def run(first: int, last: int) -> None:
-            if first == 0:
-                for target, source in copies:
-                    np.copyto(target, source)
-            offset = bias(first)
-            part = None if offset is None else offset[first:last]
-            kernel(rows(first, last), packed, y[:, first:last], part, *epilogue)
-
-        return run
+    def _bind_few(self, x: Array, w: Param, y: Array, packed: Array, buffers: Buffers) -> Run:
+        wide = self.batch > _core.DENSE_BATCH
+        kernel = _core.Dense(w, packed, y, self._bias.kept(buffers), *self._epilogue, wide=wide)
+        kernel.begin_with(_core.Copies(_packing_wide(x, packed) if wide else _packing(x, packed)))
+        self._bias.keep_for(kernel, buffers)
+        return kernel
 
     def _rows_for_blas(self, w: Param, buffers: Buffers) -> Callable[[int, int], Array]:
         """The function that gives at most ``_height`` rows of w as float32, until it is called again."""
@@ -154,10 +143,10 @@ class Dense:
         return run
 
 
-def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:
-    """Pairs of target and source; copying them gives ``packed`` the matrix x in the order that `_core.dense` reads."""
+def _packing(x: Array, packed: Array) -> list[tuple[Array, Array]]:
+    """Pairs of target and source; copying them gives ``packed`` the matrix x in the order that `_core.Dense` reads."""
     whole, rest = divmod(x.shape[1], _core.DENSE_CHUNK)
-    copies: list[tuple[Array, Array | float]] = []
+    copies: list[tuple[Array, Array]] = []
     for begin in range(0, len(x), _core.DENSE_GROUP):
         source = x[begin : begin + _core.DENSE_GROUP]
         samples = len(source)
@@ -165,8 +154,18 @@ def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:
         chunks = source[:, : whole * _core.DENSE_CHUNK].reshape(samples, whole, _core.DENSE_CHUNK)
         copies.append((target[:whole], chunks.transpose(1, 0, 2)))
         if rest:
-            copies += [(target[whole], 0.0), (target[whole, :, :rest], source[:, -rest:])]
+            copies += [(target[whole, :, :rest], source[:, -rest:]), _zeros(target[whole, :, rest:])]
     return copies
+
+
+def _packing_wide(x: Array, packed: Array) -> list[tuple[Array, Array]]:
+    """As `_packing`, in the order of a ``wide`` `_core.Dense`."""
+    return [(packed[:, : len(x)], x.T), _zeros(packed[:, len(x) :])]
+
+
+def _zeros(target: Array) -> tuple[Array, Array]:
+    """``target`` and as many zeros."""
+    return target, np.broadcast_to(np.float32(0), target.shape)
 
 
 @operator("Gemm", traits=Traits(fuses=True, row_axis=-1, dtypes={1: TYPES}))

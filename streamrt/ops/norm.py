@@ -244,10 +244,11 @@ def rms_normalization(call: Call) -> Lowered:
         source, target = buffers.input(0).reshape(rows, inner), buffers.outputs[0]
         scale, flat = buffers.input(1), target.reshape(rows, inner)
         squares, roots = squares_part.of(buffers.scratch), roots_part.of(buffers.scratch)
+        mean_of_squares = _core.RowMean(squares, roots)
 
         def run(first: int, last: int) -> None:
             np.square(source, out=squares)
-            _core.row_mean(squares, roots)
+            mean_of_squares(0, 1)
             np.add(roots, epsilon, out=roots)
             np.sqrt(roots, out=roots)
             np.divide(source, roots[:, None], out=flat)
@@ -285,12 +286,13 @@ class _Moments:
         mean = kept.get(1, self._mean.of(buffers.scratch))
         inverse = kept.get(2, self._deviation.of(buffers.scratch))
         squares = self._squares.of(buffers.scratch)
+        mean_of_rows, mean_of_squares = _core.RowMean(source, mean), _core.RowMean(squares, inverse)
 
         def normalise() -> None:
-            _core.row_mean(source, mean)
+            mean_of_rows(0, 1)
             np.subtract(source, mean[:, None], out=target)
             np.square(target, out=squares)
-            _core.row_mean(squares, inverse)
+            mean_of_squares(0, 1)
             np.add(inverse, self._epsilon, out=inverse)
             np.sqrt(inverse, out=inverse)
             np.reciprocal(inverse, out=inverse)

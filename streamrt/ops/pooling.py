@@ -62,13 +62,13 @@ def lp_pooling(call: Call) -> Lowered:
 @operator("GlobalMaxPool", traits=Traits(fuses=True))
 def global_max_pooling(call: Call) -> Lowered:
     """The largest value of each channel."""
-    return _global(call, lambda x, y, memory: _core.row_max(x, y), collects=maxima)
+    return _global(call, lambda x, y, memory: _core.RowMax(x, y), collects=maxima)
 
 
 @operator("GlobalAveragePool", traits=Traits(fuses=True))
 def global_average_pooling(call: Call) -> Lowered:
     """The mean of each channel."""
-    return _global(call, lambda x, y, memory: _core.row_mean(x, y), of_planes=True, collects=means)
+    return _global(call, lambda x, y, memory: _core.RowMean(x, y), of_planes=True, collects=means)
 
 
 @operator("GlobalLpPool")
@@ -78,13 +78,17 @@ def global_lp_pooling(call: Call) -> Lowered:
     scratch = Scratch()
     powers = scratch.add(*call.shape(0))
 
-    def kernel(x: Array, y: Array, memory: NDArray[np.uint8]) -> None:
+    def bind(x: Array, y: Array, memory: NDArray[np.uint8]) -> Run:
         terms = powers.of(memory).reshape(x.shape)
-        _power(x, p, terms)
-        np.add.reduce(terms, axis=1, out=y)
-        _root(y, p)
 
-    return _global(call, kernel, scratch.nbytes)
+        def run(first: int, last: int) -> None:
+            _power(x, p, terms)
+            np.add.reduce(terms, axis=1, out=y)
+            _root(y, p)
+
+        return run
+
+    return _global(call, bind, scratch.nbytes)
 
 
 def _power(x: Array, p: int, out: Array) -> None:
@@ -134,12 +138,12 @@ def _pooling(call: Call, kernel: Planes, scratch: int = 0, in_bands: bool = True
 
 def _global(
     call: Call,
-    kernel: Callable[[Array, Array, NDArray[np.uint8]], None],
+    bind_rows: Callable[[Array, Array, NDArray[np.uint8]], Run],
     scratch: int = 0,
     of_planes: bool = False,
     collects: Callable[[Shape], Collects] | None = None,
 ) -> Lowered:
-    """``kernel`` takes rows (P, K), or planes (P, H, W) if it is ``of_planes`` and there are such; and results (P,)."""
+    """``bind_rows`` gets rows (P, K), or planes (P, H, W) if ``of_planes`` and there are such; results (P,); memory."""
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) < 3:
@@ -148,8 +152,7 @@ def _global(
     folded = (planes, *x[2:]) if of_planes and len(x) == 4 else (planes, math.prod(x[2:]))
 
     def bind(buffers: Buffers) -> Run:
-        source, target = buffers.input(0).reshape(folded), buffers.outputs[0].reshape(planes)
-        return lambda first, last: kernel(source, target, buffers.scratch)
+        return bind_rows(buffers.input(0).reshape(folded), buffers.outputs[0].reshape(planes), buffers.scratch)
 
     out = (*x[:2], *(1,) * (len(x) - 2))
     of_rows = collects(x[1:]) if collects and len(x) == 4 else None

@@ -14,9 +14,9 @@ from streamrt.ops.registry import Traits, operator
 
 #: By operator: the kernel for the last axes, which lie in rows, or None; and NumPy's function for all other axes.
 _FUNCTIONS = {
-    "ReduceMean": (_core.row_mean, np.add),
+    "ReduceMean": (_core.RowMean, np.add),
     "ReduceSum": (None, np.add),
-    "ReduceMax": (_core.row_max, np.maximum),
+    "ReduceMax": (_core.RowMax, np.maximum),
     "ReduceMin": (None, np.minimum),
     "ReduceProd": (None, np.multiply),
 }
@@ -55,8 +55,7 @@ def reduce(call: Call) -> Lowered:
         if sums is not None:
             return sums.bind_whole(source.reshape(sums.shape), target, buffers.scratch)
         if kernel is not None and is_trailing:
-            rows, results = source.reshape(folded), target.reshape(-1)
-            return lambda first, last: kernel(rows, results)
+            return kernel(source.reshape(folded), target.reshape(-1))
         whole, count = target.reshape(kept), math.prod(x[axis] for axis in axes)
 
         def run(first: int, last: int) -> None:

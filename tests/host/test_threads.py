@@ -168,6 +168,34 @@ def test_blas_is_left_alone_if_it_has_the_threads(monkeypatch):
     assert blas.calls == []
 
 
+def test_blas_is_left_alone_by_calls_that_do_not_use_it(monkeypatch):
+    blas = FakeBlas(4)
+    monkeypatch.setattr(threads, "_blas", lambda: blas)
+    before = threads._core.threads()
+    with threads.limited(1, blas=False):
+        assert (threads._core.threads(), blas.num_threads) == (1, 4)
+        with threads.limited(3):
+            assert (threads._core.threads(), blas.num_threads) == (1, 3)
+    assert (threads._core.threads(), blas.calls) == (before, [3, 4])
+
+
+def test_a_limit_that_could_not_be_set_is_forgotten(monkeypatch):
+    class Interrupted(types.ModuleType):
+        threads = staticmethod(threads._core.threads)
+
+        @staticmethod
+        def set_threads(count):
+            core.set_threads(count)
+            if count == 3:
+                raise KeyboardInterrupt
+
+    core, before = threads._core, threads._core.threads()
+    monkeypatch.setattr(threads, "_core", Interrupted("core"))
+    with pytest.raises(KeyboardInterrupt):
+        threads.limited(3).__enter__()
+    assert (core.threads(), threads._active) == (before, set())
+
+
 def test_blas_gets_the_lowest_limit_and_its_own_number_back(monkeypatch):
     blas = FakeBlas(4)
     monkeypatch.setattr(threads, "_blas", lambda: blas)

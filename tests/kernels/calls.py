@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamrt._core import AveragePool, Convolution, Depthwise, MaxPool, Window
+from streamrt._core import AveragePool, Convolution, Dense, Depthwise, MaxPool, RowMax, RowMean, Window
 
 
 def conv(
@@ -42,3 +42,23 @@ def max_pool(x: Any, y: Any, window: Window) -> None:
 def average_pool(x: Any, y: Any, window: Window, count_include_pad: bool) -> None:
     """Bind and run an `AveragePool`."""
     AveragePool(x, y, window, count_include_pad)(0, 1)
+
+
+def dense(w: Any, x: Any, y: Any, bias: Any, *act: Any) -> None:
+    """Bind and run a `Dense`."""
+    Dense(w, x, y, bias, *act)(0, w.shape[0])
+
+
+def dense_wide(w: Any, x: Any, y: Any, bias: Any, *act: Any) -> None:
+    """Run `dense` with samples as lanes."""
+    Dense(w, x, y, bias, *act, wide=True)(0, w.shape[0])
+
+
+def row_mean(x: Any, y: Any) -> None:
+    """Bind and run a `RowMean`."""
+    RowMean(x, y)(0, 1)
+
+
+def row_max(x: Any, y: Any) -> None:
+    """Bind and run a `RowMax`."""
+    RowMax(x, y)(0, 1)

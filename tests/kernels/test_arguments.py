@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.calls import average_pool, conv, depthwise, max_pool
+from kernels.calls import average_pool, conv, dense, dense_wide, depthwise, max_pool, row_max, row_mean
 from kernels.geometry import Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
@@ -54,8 +54,8 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "unary": ([(6,), (6,)], lambda x, y: _core.unary(x, y, *ACT)),
     "bias_act": ([(3, 4), (3,)], lambda y, b: _core.bias_act(y, b, *ACT)),
     "transpose_bias_act": ([(3, 4), (4, 3), (3,)], lambda t, y, b: _core.transpose_bias_act(t, y, b, *ACT)),
-    "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: _core.dense(w, x, y, b, *ACT)),
-    "dense_wide": ([(5, 20), (20, 16), (3, 5), (5,)], lambda w, x, y, b: _core.dense_wide(w, x, y, b, *ACT)),
+    "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: dense(w, x, y, b, *ACT)),
+    "dense_wide": ([(5, 20), (20, 16), (3, 5), (5,)], lambda w, x, y, b: dense_wide(w, x, y, b, *ACT)),
     "samples": (
         [(40, 20), (5, 20), (5,), (40, 5)],
         lambda *a: _core.Gemm(*a, np.ones(64, np.float32), columns(), *ACT)(0, 5),
@@ -82,9 +82,9 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "average_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: average_pool(x, y, VOLUME, True)),
     "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: max_pool(x, y, WINDOW)),
     "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: average_pool(x, y, WINDOW, True)),
-    "row_mean": ([(3, 4), (3,)], _core.row_mean),
-    "mean of planes": ([(3, 2, 4), (3,)], _core.row_mean),
-    "row_max": ([(3, 4), (3,)], _core.row_max),
+    "row_mean": ([(3, 4), (3,)], row_mean),
+    "mean of planes": ([(3, 2, 4), (3,)], row_mean),
+    "row_max": ([(3, 4), (3,)], row_max),
     "matmul": (
         [(2, 3, 20), (4, 2, 20, 5), (4, 2, 3, 5)],
         lambda a, b, y: _core.Matrices(a, b, y, False, columns(), *ACT)(0, 1),
@@ -224,7 +224,7 @@ def test_rows_that_overlap_or_lie_backwards(strides: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="rows"):
         _core.transpose_bias_act(np.ones((4, 3), np.float32), y, None, *ACT)
     with pytest.raises(ValueError, match="rows"):
-        _core.dense(np.ones((4, 9), np.float32), np.ones((3, 16), np.float32), y, None, *ACT)
+        dense(np.ones((4, 9), np.float32), np.ones((3, 16), np.float32), y, None, *ACT)
     assert (memory == 1).all()
 
 
@@ -318,7 +318,7 @@ def test_size_of_lrn_and_maximum_of_nothing() -> None:
     with pytest.raises(ValueError, match="size 0"):
         _core.lrn(x, x.copy(), 0, 1, 1, 1)
     with pytest.raises(ValueError, match="rows that are not empty"):
-        _core.row_max(np.empty((2, 0), np.float32), np.empty(2, np.float32))
+        row_max(np.empty((2, 0), np.float32), np.empty(2, np.float32))
 
 
 def test_attention_refuses_memory_and_numbers_that_do_not_fit() -> None:

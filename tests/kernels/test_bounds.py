@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
+from kernels.calls import average_pool, conv, dense, dense_wide, depthwise, max_pool, row_max, row_mean, winograd
 from kernels.fences import Fenced, exit_code_of, planes_of, weights_in
 from kernels.geometry import GEOMETRIES, VOLUMES, Geometry
 from streamrt import _core
@@ -155,9 +155,9 @@ def run_coded(fenced: Fenced) -> None:
         for inner, rows in product((1, 15, 33, 602), (1, 14)):
             weights_in(fenced, coding, rows, inner).decode(0, rows, fenced(rows, inner))
             packed, panels = fenced(3, -(-inner // 16) * 16), fenced(1, 32 * min(inner, _core.CONV_DEPTH))
-            _core.dense(weights_in(fenced, coding, rows, inner), packed, fenced(3, rows), None, *act)
+            dense(weights_in(fenced, coding, rows, inner), packed, fenced(3, rows), None, *act)
             w = weights_in(fenced, coding, rows, inner)
-            _core.dense_wide(w, fenced(inner, 16), fenced(11, rows), None, *act)
+            dense_wide(w, fenced(inner, 16), fenced(11, rows), None, *act)
             x, y, block = fenced(17, inner), fenced(17, rows), fenced(17 * rows)
             _core.Gemm(x, weights_in(fenced, coding, rows, inner), None, y, block, panels, *act)(0, rows)
             x, y, w = fenced(1, inner, 4, 7), fenced(1, rows, 4, 7), weights_in(fenced, coding, rows, inner, 1, 1)
@@ -200,18 +200,18 @@ def run_others(fenced: Fenced, size: int) -> None:
         _core.transpose_bias_act(x[0], fenced(size, 3), fenced(3), act, 0.1, 0.2)
         _core.transpose_bias_act(fenced(size, 9), fenced(9, size), fenced(size), act, 0.1, 0.2)
         _core.scale_shift_act(fenced(2, size, 1), fenced(size), fenced(size), fenced(2, size, 1), act, 0.1, 0.2)
-        _core.dense(fenced(3, size), fenced(5, -(-size // 16) * 16), fenced(5, 3), fenced(3), act, 0.1, 0.2)
-        _core.dense(fenced(size, 33), fenced(2, 48), fenced(2, size), fenced(size), act, 0.1, 0.2)
-        _core.dense_wide(fenced(3, size), fenced(size, 16), fenced(13, 3), fenced(3), act, 0.1, 0.2)
-        _core.dense_wide(fenced(size, 300), fenced(300, 16), fenced(9, size), fenced(size), act, 0.1, 0.2)
+        dense(fenced(3, size), fenced(5, -(-size // 16) * 16), fenced(5, 3), fenced(3), act, 0.1, 0.2)
+        dense(fenced(size, 33), fenced(2, 48), fenced(2, size), fenced(size), act, 0.1, 0.2)
+        dense_wide(fenced(3, size), fenced(size, 16), fenced(13, 3), fenced(3), act, 0.1, 0.2)
+        dense_wide(fenced(size, 300), fenced(300, 16), fenced(9, size), fenced(size), act, 0.1, 0.2)
     _core.prelu(x, fenced(3), y)
     _core.prelu(fenced(2, size, 1), fenced(size), fenced(2, size, 1))
-    _core.row_mean(x[0], fenced(3))
-    _core.row_mean(x, fenced(2))
+    row_mean(x[0], fenced(3))
+    row_mean(x, fenced(2))
     for numbers in (2, 6):  # one or three float64
         _core.plane_sums(x, fenced(2, numbers).view(np.float64), True)
         _core.plane_sums(x.transpose(1, 0, 2), fenced(3, numbers).view(np.float64), True)
-    _core.row_max(x[0], fenced(3))
+    row_max(x[0], fenced(3))
     for log in (False, True):
         _core.softmax(x, y, log)
         _core.softmax(x.reshape(6, size, 1), y.reshape(6, size, 1), log)

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from kernels.calls import average_pool, conv, depthwise, winograd
+from kernels.calls import average_pool, conv, dense, depthwise, row_max, row_mean, winograd
 from kernels.fences import Fenced, exit_code_of, planes_of, weights_in
 from kernels.geometry import Geometry
 from streamrt import _core
@@ -100,7 +100,7 @@ def long_products(fenced: Fenced) -> None:
     """Sums of several blocks of terms, for every number of samples."""
     for batch, inner, rows in product(range(1, _core.DENSE_BATCH + 1), (385, 512, 600, 1040), (1, 13)):
         x, y = fenced(batch, -(-inner // 16) * 16), fenced(batch, rows)
-        _core.dense(fenced(rows, inner), x, y, fenced(rows), *TANH)
+        dense(fenced(rows, inner), x, y, fenced(rows), *TANH)
 
 
 def coded_products(fenced: Fenced) -> None:
@@ -108,7 +108,7 @@ def coded_products(fenced: Fenced) -> None:
     sizes = product(CODINGS, range(1, _core.DENSE_BATCH + 1), (32, 100, 602))
     for coding, batch, inner in sizes:
         x, w, y = fenced(batch, -(-inner // 16) * 16), weights_in(fenced, coding, 12, inner), fenced(batch, 12)
-        _core.dense(w, x, y, fenced(12), *TANH)
+        dense(w, x, y, fenced(12), *TANH)
 
 
 def smallest_block(fenced: Fenced) -> None:
@@ -129,8 +129,8 @@ def long_checksums(fenced: Fenced) -> None:
 def long_rows(fenced: Fenced) -> None:
     """Rows that are added up in several pieces. Their pieces are whole, or one shorter or longer."""
     for size in (511, 513, 1023, 1024, 1025, 2049):
-        _core.row_mean(fenced(3, size), fenced(3))
-        _core.row_max(fenced(3, size), fenced(3))
+        row_mean(fenced(3, size), fenced(3))
+        row_max(fenced(3, size), fenced(3))
         for numbers in (2, 6):  # one or three float64
             _core.plane_sums(fenced(2, 3, size), fenced(2, numbers).view(np.float64), True)
         for shape in ((3, size, 1), (2, 3, size)):

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from coded import Example, examples, floats, integers
+from kernels.calls import dense, dense_wide
 from kernels.geometry import Geometry
 from kernels.test_conv import scratch
 from kernels.test_dense import columns, pack
 from streamrt import _core
-from streamrt._core import ACTIVATIONS, CONV_DEPTH, Coded, Convolution, Gemm, dense, dense_wide, row_bytes
+from streamrt._core import ACTIVATIONS, CONV_DEPTH, Coded, Convolution, Gemm, row_bytes
 
 Floats = NDArray[np.float32]
 NONE, RELU = (ACTIVATIONS["Identity"], 0.0, 0.0), (ACTIVATIONS["Relu"], 0.0, 0.0)

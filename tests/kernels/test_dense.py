@@ -1,10 +1,11 @@
-"""dense and Gemm, the products with few samples and with any number, against float64."""
+"""Dense and Gemm, the products with few samples and with any number, against float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from kernels.calls import dense, dense_wide
 from streamrt._core import (
     ACTIVATIONS,
     CONV_COLUMNS,
@@ -14,8 +15,6 @@ from streamrt._core import (
     DENSE_GROUP,
     DENSE_WIDE,
     Gemm,
-    dense,
-    dense_wide,
 )
 
 NONE = (ACTIVATIONS["Identity"], 0.0, 0.0)
@@ -33,7 +32,7 @@ def pack(x: np.ndarray) -> np.ndarray:
 
 
 def columns(x: np.ndarray) -> np.ndarray:
-    """Samples (batch, inner) in the order in which `dense_wide` takes them."""
+    """Samples (batch, inner) in the order in which a wide `Dense` takes them."""
     filled = np.zeros((x.shape[1], DENSE_WIDE), np.float32)
     filled[:, : len(x)] = x.T
     return filled

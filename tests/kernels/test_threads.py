@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
+from kernels.calls import average_pool, conv, dense, dense_wide, depthwise, max_pool, row_max, row_mean, winograd
 from kernels.geometry import Geometry
 from kernels.test_conv import reference
 from model import zoo
@@ -46,9 +46,9 @@ def every_kernel() -> list[np.ndarray]:
     transposed = np.empty((4087, 64), np.float32)
     _core.transpose_bias_act(matrix, transposed, None, act, 0, 0)
     products = np.empty((6, 64), np.float32)
-    _core.dense(matrix, rng.normal(size=(6, 4096)).astype(np.float32), products, None, act, 0, 0)
+    dense(matrix, rng.normal(size=(6, 4096)).astype(np.float32), products, None, act, 0, 0)
     products_wide = np.empty((9, 64), np.float32)
-    _core.dense_wide(matrix, rng.normal(size=(4087, 16)).astype(np.float32), products_wide, None, act, 0, 0)
+    dense_wide(matrix, rng.normal(size=(4087, 16)).astype(np.float32), products_wide, None, act, 0, 0)
     filters, y4 = rng.normal(size=(24, 32, 5, 5)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
     wide = Geometry((61, 67), (5, 5), pads=(2, 2, 2, 2)).window()
     scratch = np.empty((3, 64 * _core.CONV_DEPTH), np.float32)  # fewer seats than some tests have threads
@@ -82,9 +82,9 @@ def every_kernel() -> list[np.ndarray]:
     averages[1:] = 0
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     moments = np.empty((64, 3))
-    _core.row_mean(matrix, means)
+    row_mean(matrix, means)
     _core.plane_sums(x.reshape(64, 61, 67), moments, True)
-    _core.row_max(matrix, maxima)
+    row_max(matrix, maxima)
     y10, y11 = np.empty((2, 3, 40, 61), np.float32), np.empty((2, 2, 3, 40, 30), np.float32)
     parts = rng.normal(size=(3, 40, 67)).astype(np.float32)
     _core.Matrices(parts, rng.normal(size=(2, 3, 67, 61)).astype(np.float32), y10, False, scratch, swish, 1, 0)(0, 1)

@@ -1,6 +1,7 @@
 """`Model`: right answers under any budget, and clear errors after which it still works."""
 
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -278,6 +279,19 @@ def test_threads_are_limited_and_restored(small):
             Model(small.path, threads=wrong)
         with pytest.raises(streamrt.InputError, match="io: expected 'auto', 'mmap' or 'pread'"):
             Model(small.path, io=wrong)
+
+
+def test_only_calls_that_may_use_blas_look_at_its_threads(small, tmp_path, monkeypatch):
+    asked = []
+    blas = types.SimpleNamespace(lib_controllers=[])
+    monkeypatch.setattr(streamrt.host.threads, "_blas", lambda: asked.append("blas") or blas)
+    with Model(small.path, threads=1) as model:
+        model(zoo.random_input(1, 64))
+        assert bool(asked) == model._engine.session.interpreted == (not streamrt._core.products_pay())
+    asked.clear()
+    with Model(pack([Layer("Exp")], tmp_path / "exp", inputs=("N", 64)), threads=1) as model:
+        assert np.isinf(model(np.full((1, 64), 1000, np.float32))).all()
+    assert asked
 
 
 def test_limits_of_concurrent_calls_leave_the_process_as_it_was(small):

@@ -160,3 +160,13 @@ def test_a_large_input_in_any_form(form: str) -> None:
     np.testing.assert_array_equal(inside, x)
     copy_in([given[:1], given[1:]], 1, inside)
     np.testing.assert_array_equal(inside, np.concatenate([x[1:], np.zeros_like(x[:1])]))
+
+
+def test_numbers_that_are_too_large_for_another_type_are_infinite(tmp_path: Path) -> None:
+    """No step of the graph is NumPy's, so its errors are ignored for the copies alone."""
+    mean = Node("mean", "ReduceMean", ("x",), ("y",), {"axes": (1,)})
+    path = written(tmp_path / "mean", [mean], "float64", "float16", dims=("N", 1))
+    with streamrt.Model(path) as model:
+        y = model(np.array([[1e300, 0.0], [1e6, 1e6], [2.0, 4.0]]))
+        assert not model._engine.session.interpreted
+    np.testing.assert_array_equal(y, np.float16([[np.inf], [np.inf], [3]]))
