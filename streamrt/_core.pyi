@@ -153,7 +153,6 @@ class Kernel:
 @disjoint_base
 class ArrayKernel(Kernel):
     def keep(self, source: _Array, target: _Array) -> None: ...
-    def begin_with(self, kernel: Kernel) -> None: ...
 
 @final
 class Copies(Kernel):
@@ -172,6 +171,7 @@ class Dense(ArrayKernel):
         beta: float,
         *,
         wide: bool = False,
+        packing: Copies | None = None,
     ) -> Dense: ...
 
 @final

@@ -21,6 +21,8 @@ cdef class Dense(ArrayKernel):
     In memory it has groups of DENSE_GROUP samples; the last group may be smaller. Each group is (chunks, samples,
     DENSE_CHUNK). The last chunk is filled up with zeros.
 
+    ``packing``, if given, is run by every call with ``first == 0`` before it computes: it writes x.
+
     If it is ``wide``, x is (inner, DENSE_WIDE), for at most DENSE_WIDE samples: element (k, s) is feature k of sample
     s, and 0 if there is no such sample.
 
@@ -31,16 +33,18 @@ cdef class Dense(ArrayKernel):
     cdef srt_weights w
     cdef srt_activation act
     cdef product_of_few product
+    cdef Copies packing
     cdef const float *x
     cdef const float *bias
     cdef float *y
     cdef int64_t rows, batch, stride
 
-    def __cinit__(self, w, x, y, bias, int act, float alpha, float beta, *, bint wide=False):
+    def __cinit__(self, w, x, y, bias, int act, float alpha, float beta, *, bint wide=False,
+                  Copies packing=None):
         cdef Arrays *arrays = &self.arrays
         cdef Py_buffer *vx
         cdef Py_buffer *vy
-        self.act = activation(act, alpha, beta)
+        self.act, self.packing = activation(act, alpha, beta), packing
         self.product = srt_dense_wide if wide else srt_dense
         self.rows, inner = take_weights(arrays, w, 2, &self.w, "w")
         vx = take_input(arrays, x, 2, "x")
@@ -60,6 +64,8 @@ cdef class Dense(ArrayKernel):
 
     cdef int compute(self, int64_t first, int64_t last) except -1:
         check_range(first, last, self.rows)
+        if first == 0 and self.packing is not None:
+            self.packing.run(0, 1)
         cdef srt_weights w = srt_weights_from(self.w, first)
         cdef const float *bias = self.bias + first if self.bias != NULL else NULL
         with nogil:

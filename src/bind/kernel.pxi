@@ -22,7 +22,6 @@ cdef class ArrayKernel(Kernel):
 
     cdef Arrays arrays
     cdef Arrays kept  # source, target, source, target ...
-    cdef Kernel earlier
 
     def __dealloc__(self):
         release(&self.arrays)
@@ -50,14 +49,8 @@ cdef class ArrayKernel(Kernel):
                 PyBuffer_Release(&self.kept.view[self.kept.count])
             raise
 
-    def begin_with(self, Kernel kernel not None):
-        """Makes every call with ``first == 0`` run ``kernel``, for its range 0 to 1, before it computes."""
-        self.earlier = kernel
-
     cdef int run(self, int64_t first, int64_t last) except -1:
         self.copy_kept(first)
-        if first == 0 and self.earlier is not None:
-            self.earlier.run(0, 1)
         return self.compute(first, last)
 
     cdef void copy_kept(self, int64_t first) noexcept:

@@ -3,7 +3,7 @@
 
 @cython.final
 cdef class RowMean(ArrayKernel):
-    """The mean of each row: x (R, K), y (R,); or of each plane: x (R, H, W). A run computes all.
+    """The mean of each row: x (R, K), y (R,); or of each plane: x (R, H, W). A call computes all.
 
     Long sums are in float64. The mean is NaN if K is 0. Means of planes have the bits of sums of `plane_sums`.
 
@@ -85,7 +85,7 @@ def plane_sums(x, y, bint begins):
 
 @cython.final
 cdef class RowMax(ArrayKernel):
-    """The largest element of each row, or NaN if the row has one: x (R, K), y (R,). A run computes all.
+    """The largest element of each row, or NaN if the row has one: x (R, K), y (R,). A call computes all.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, empty rows, or arrays that overlap.

@@ -145,12 +145,13 @@ def copy_in(parts: Sequence[Source], begin: int, target: Array) -> None:
 
 def _fill(target: Array, source: Source, place: Any) -> None:
     """Copy ``source[place]`` to ``target``."""
+    if not isinstance(source, np.ndarray) or source.dtype != target.dtype:
+        with np.errstate(all="ignore"):
+            np.copyto(target, source[place], casting="unsafe")
+        return
     values = source[place]
     flags = values.flags
-    if values.dtype != target.dtype:
-        with np.errstate(all="ignore"):
-            np.copyto(target, values, casting="unsafe")
-    elif values.nbytes < _SHARED or not (flags.c_contiguous and flags.aligned):
+    if values.nbytes < _SHARED or not (flags.c_contiguous and flags.aligned):
         np.copyto(target, values)
     else:
         Copies([(target, values.view(target.dtype))])(0, 1)  # a type may name its order of bytes, as "<f4"

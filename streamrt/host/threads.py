@@ -1,8 +1,9 @@
 """How many threads a call computes with, in BLAS and in the kernels.
 
-Both are settings of the whole process. While calls with different limits overlap, the lowest limit is in force for all
-of them. The call that ends last restores the settings from before the first call. To look at BLAS's setting takes
-several microseconds in the middle of a program, so calls that do not use BLAS leave it alone.
+Both are settings of the whole process. While calls with different limits overlap, the kernels use the lowest of all,
+and BLAS the lowest of those that use it. The call that ends last restores the settings from before the first call. To
+look at BLAS's setting takes several microseconds in the middle of a program, so calls that do not use BLAS leave it
+alone.
 
 In a forked child no call is in progress. It begins with the settings from before the first call.
 """
@@ -47,23 +48,21 @@ class _Limited:
 
     def __enter__(self) -> None:
         global _before
-        with _lock:
-            if not _active:
-                _before = _core.threads(), None
-            _active.add(self)
-            try:
+        try:
+            with _lock:
+                if _before is None:
+                    _before = _core.threads(), None
+                _active.add(self)
                 _apply()
-            except BaseException:
-                self.__exit__(None, None, None)
-                raise
+        except BaseException:  # also an interrupt behind any of these lines
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _lock:
-            if self not in _active:
-                return  # this is a child that was forked during the call
-            _active.remove(self)
+            _active.discard(self)  # in a child that was forked during the call it is gone
             if _active:
                 _apply()
             else:
@@ -91,16 +90,18 @@ def _restore() -> None:
 
 
 def _apply() -> None:
-    """Set the lowest of the limits in force. BLAS keeps its own until the last call ends."""
+    """Set the lowest limits. Once no call in progress uses BLAS, BLAS keeps its last limit until the last call ends."""
     global _before
-    assert _before is not None
-    kernels, blas = _before
     counts = [limit.count for limit in _active if limit.blas]
     # to set BLAS's number takes 0.1 ms, so it is compared first
     if counts and any(library.num_threads != min(counts) for library in _blas().lib_controllers):
         limiter = _blas().limit(limits=min(counts))
-        _before = kernels, limiter if blas is None else blas
-    _set_kernels(min(limit.count for limit in _active))
+        if _before is None:  # a signal handler forked meanwhile, and this is the child
+            limiter.restore_original_limits()
+        elif _before[1] is None:
+            _before = _before[0], limiter
+    if _active:
+        _set_kernels(min(limit.count for limit in _active))
 
 
 def _set_kernels(count: int) -> None:

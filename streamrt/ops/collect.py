@@ -130,8 +130,8 @@ class Extremes:
         each, new, found = each_part.of(memory), new_part.of(memory), y.reshape(-1)
         of_rows = self.of_rows(x.reshape(rows * channels, width), each.reshape(-1))
 
-        def run(first: int, last: int) -> None:
-            of_rows(first, last)
+        def run(_first: int, _last: int) -> None:
+            of_rows(0, 1)
             self.join.reduce(each, axis=0, out=found if begins else new)
             if not begins:
                 self.join(found, new, out=found)

@@ -80,8 +80,8 @@ class Dense:
 
     def _bind_few(self, x: Array, w: Param, y: Array, packed: Array, buffers: Buffers) -> Run:
         wide = self.batch > _core.DENSE_BATCH
-        kernel = _core.Dense(w, packed, y, self._bias.kept(buffers), *self._epilogue, wide=wide)
-        kernel.begin_with(_core.Copies(_packing_wide(x, packed) if wide else _packing(x, packed)))
+        packing = _core.Copies(_packing_wide(x, packed) if wide else _packing(x, packed))
+        kernel = _core.Dense(w, packed, y, self._bias.kept(buffers), *self._epilogue, wide=wide, packing=packing)
         self._bias.keep_for(kernel, buffers)
         return kernel
 

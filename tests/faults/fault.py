@@ -29,6 +29,7 @@ class Fault:
         after: text that takes its place.
         why: what goes wrong.
         tests: folders in which it should be caught; they run first.
+        seen_with: the instruction set that the fault is for, if it is in code of all; else ``file`` tells.
     """
 
     name: str
@@ -38,9 +39,10 @@ class Fault:
     after: str
     why: str
     tests: tuple[str, ...]
+    seen_with: str = ""
 
     @property
     def isa(self) -> str | None:
         """The instruction set without which no test can see the fault."""
         found = re.search(r"/vec_(\w+)\.h$", self.file)
-        return found and found[1]
+        return self.seen_with or (found and found[1])

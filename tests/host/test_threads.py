@@ -21,6 +21,7 @@ PRELUDE = """
         return core.threads(), [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
     np.ones((64, 64), np.float32) @ np.ones((64, 64), np.float32)
+    core.set_threads(2)
     before = counts()
     while_set = threading.Event()
 
@@ -123,6 +124,20 @@ def test_blas_has_one_thread_in_each_of_several_processes_that_run_tests():
         ),
         pytest.param(
             """
+    libraries, children = threads._blas(), []
+    threads._blas = lambda: (children.append(os.fork()) if not children else None, libraries)[1]
+    with threads.limited(1):  # as in a signal handler
+        pass
+    if children == [0]:
+        signal.alarm(10)
+        begins_anew()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+""",
+            id="while the thread itself sets the limit of BLAS",
+        ),
+        pytest.param(
+            """
     with threads.limited(1):
         child = os.fork()
     if child == 0:
@@ -186,14 +201,24 @@ def test_a_limit_that_could_not_be_set_is_forgotten(monkeypatch):
         @staticmethod
         def set_threads(count):
             core.set_threads(count)
-            if count == 3:
+            if count == before + 1:
                 raise KeyboardInterrupt
 
     core, before = threads._core, threads._core.threads()
     monkeypatch.setattr(threads, "_core", Interrupted("core"))
     with pytest.raises(KeyboardInterrupt):
-        threads.limited(3).__enter__()
+        threads.limited(before + 1).__enter__()
     assert (core.threads(), threads._active) == (before, set())
+
+
+def test_a_limit_whose_end_was_interrupted_does_not_stay():
+    core, before = threads._core, threads._core.threads()
+    limit = threads.limited(before + 1)
+    limit.__enter__()
+    threads._active.clear()  # the interrupt came before the settings were restored
+    with threads.limited(before + 2):
+        assert core.threads() == before + 2
+    assert core.threads() == before
 
 
 def test_blas_gets_the_lowest_limit_and_its_own_number_back(monkeypatch):

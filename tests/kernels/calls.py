@@ -50,7 +50,7 @@ def dense(w: Any, x: Any, y: Any, bias: Any, *act: Any) -> None:
 
 
 def dense_wide(w: Any, x: Any, y: Any, bias: Any, *act: Any) -> None:
-    """Run `dense` with samples as lanes."""
+    """Bind and run a wide `Dense`."""
     Dense(w, x, y, bias, *act, wide=True)(0, w.shape[0])
 
 

@@ -14,6 +14,8 @@ from streamrt._core import (
     DENSE_CHUNK,
     DENSE_GROUP,
     DENSE_WIDE,
+    Copies,
+    Dense,
     Gemm,
 )
 
@@ -116,6 +118,39 @@ def test_a_sum_of_many_samples_does_not_depend_on_its_neighbours(rng: np.random.
             part = np.empty((batch, last - first), np.float32)
             dense_wide(w[first:last], columns(x[:batch]), part, None, *NONE)
             np.testing.assert_array_equal(part, whole[:batch, first:last])
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_some_columns_of_the_result(rng: np.random.Generator, wide: bool) -> None:
+    x, w = rng.normal(size=(5, 70)).astype(np.float32), rng.normal(size=(40, 70)).astype(np.float32)
+    bias, whole = rng.normal(size=40).astype(np.float32), np.full((5, 43), 7, np.float32)
+    y, laid_out = whole[:, 1:41], columns(x) if wide else pack(x)
+    kernel = Dense(w, laid_out, y, bias, *NONE, wide=wide)
+    kernel(13, 40)
+    assert (y[:, :13] == 7).all()
+    kernel(0, 13)
+    close(y, x, w, bias)
+    for first, last in ((0, 41), (-1, 3), (5, 4), (41, 41)):
+        with pytest.raises(ValueError, match="range"):
+            kernel(first, last)
+    assert (whole[:, 0] == 7).all()
+    assert (whole[:, 41:] == 7).all()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_samples_are_laid_out_by_the_first_call(rng: np.random.Generator, wide: bool) -> None:
+    x, w = rng.normal(size=(5, 70)).astype(np.float32), rng.normal(size=(40, 70)).astype(np.float32)
+    laid_out, y = columns(x) if wide else pack(x), np.empty((5, 40), np.float32)
+    source, target = laid_out.copy(), np.zeros_like(laid_out)
+    kernel = Dense(w, target, y, None, *NONE, wide=wide, packing=Copies([(target, source)]))
+    kernel(3, 40)
+    assert (target == 0).all()
+    kernel(0, 3)
+    kernel(3, 40)
+    close(y, x, w)
+    source[:] *= 2
+    kernel(0, 40)
+    close(y, 2 * x, w)
 
 
 @pytest.mark.parametrize("at", [0, 5, 16, 40])

@@ -414,7 +414,9 @@ def test_a_second_call_allocates_nothing_that_grows_with_the_model(large):
 
 
 def test_no_warning_reaches_the_caller(tmp_path):
-    path = pack([Layer("Gemm", np.full((4, 4), 3e38, np.float32))], tmp_path / "m.safetensors")
-    with warnings.catch_warnings(), Model(path) as model:
-        warnings.simplefilter("error")
-        assert np.isinf(model(np.full((1, 4), 3e38, np.float32))).all()
+    product = Layer("Gemm", np.full((4, 4), 3e38, np.float32))
+    for layers in ([product], [product, Layer("Exp")]):  # compiled, and one that is NumPy's
+        path = pack(layers, tmp_path / "m.safetensors")
+        with warnings.catch_warnings(), Model(path) as model:
+            warnings.simplefilter("error")
+            assert np.isinf(model(np.full((1, 4), 3e38, np.float32))).all()

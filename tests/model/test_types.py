@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def test_numbers_that_are_too_large_for_another_type_are_infinite(tmp_path: Path
     """No step of the graph is NumPy's, so its errors are ignored for the copies alone."""
     mean = Node("mean", "ReduceMean", ("x",), ("y",), {"axes": (1,)})
     path = written(tmp_path / "mean", [mean], "float64", "float16", dims=("N", 1))
-    with streamrt.Model(path) as model:
+    with warnings.catch_warnings(), streamrt.Model(path) as model:
+        warnings.simplefilter("error")
         y = model(np.array([[1e300, 0.0], [1e6, 1e6], [2.0, 4.0]]))
         assert not model._engine.session.interpreted
     np.testing.assert_array_equal(y, np.float16([[np.inf], [np.inf], [3]]))

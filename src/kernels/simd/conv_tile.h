@@ -167,11 +167,12 @@ V void conv_add_term(const int rows, const int vectors, const conv_source source
 /* Adds the next `count` terms to the sums. */
 V void conv_add_terms(const int rows, const int vectors, const conv_source source, int64_t count, conv_term *term,
                       vf sum[CONV_ROWS][WIDEST / VL]) {
-    if (source == LAID_OUT || source == PHASED || term->whole) /* a loop without a branch that is not its own */
+    if (source == LAID_OUT || source == PHASED || term->whole) { /* with this branch in the loop Clang moves sums */
 #pragma GCC unroll 2
         for (; count > 0; count--) conv_add_term(rows, vectors, source, true, term, sum);
-    else
+    } else {
         for (; count > 0; count--) conv_add_term(rows, vectors, source, false, term, sum);
+    }
 }
 
 /* Adds the bias and `start` to the sums, clamps and stores them. whole: n == vectors * VL; started: whether the

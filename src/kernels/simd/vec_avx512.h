@@ -159,8 +159,9 @@ V vf max_nan(vf a, vf b) {
 
 #include "vec_x86.h"
 
-/* 12 x 2 or 8 x 3 sums, vectors of two terms and weights fit 32 registers. With 13 x 2, which fit as well, Clang moves
- * sums between registers. An address has one or two times a distance for nothing, so a pointer serves three rows. */
+/* 12 x 2 or 8 x 3 sums, the vectors of a panel and a weight fit 32 registers. With 13 x 2, which fit as well, Clang
+ * moves sums between registers. An address has one or two times a distance for nothing, so a pointer serves three rows.
+ */
 enum { CONV_ROWS = 12, CONV_ROWS_WIDE = 8, CONV_REACH = 3 };
 
 /* 6 x 4 sums, 6 weights and a sample fit 32 registers. 6 x 4 KiB of weights and 4 x 4 KiB of samples fit 48 KiB. */

@@ -364,6 +364,7 @@ FAULTS = (
         "weights.w + i * (CONV_REACH - 1) * weights.pitch",
         "with AVX-512 the fourth row of a tile has the weights of the third row",
         KERNELS,
+        seen_with="avx512",
     ),
     Fault(
         "conv-lanes-that-exist",
