@@ -500,4 +500,13 @@ FAULTS = (
         "calls that do not use BLAS look at its threads in the middle of a program",
         ("tests/host", "tests/model"),
     ),
+    Fault(
+        "limit-end-interrupted",
+        "engine",
+        "streamrt/host/threads.py",
+        "                if _before is None:\n",
+        "                if not _active:\n",
+        "after an interrupt at the end of a call its limit of threads is taken for the setting",
+        ("tests/host",),
+    ),
 )

@@ -375,4 +375,13 @@ FAULTS = (
         "the last panel of a 1 x 1 convolution reads behind the input",
         KERNELS,
     ),
+    Fault(
+        "dense-range",
+        "kernels",
+        "src/bind/dense.pxi",
+        "        check_range(first, last, self.rows)\n        if first == 0 and",
+        "        if first == 0 and",
+        "a dense layer of few samples writes behind its outputs",
+        KERNELS,
+    ),
 )
