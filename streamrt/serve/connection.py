@@ -71,10 +71,17 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A line of a head. Lines behind a body are dropped: nothing reads them, and their number has no limit."""
+        """A line of a head. Lines behind a body are dropped: nothing reads them, and their number has no limit.
+
+        Raises:
+            _NotServedError: there are blanks behind a coding. The parser does not know it then, and takes the body for
+                the next request.
+        """
         if self._left == 0:
-            coding = name.lower() == b"transfer-encoding"  # the parser refuses it with blanks, but only later
-            super().on_header(name, value if coding else value.strip(b" \t"))
+            stripped = value.strip(b" \t")
+            if stripped != value and name.lower() == b"transfer-encoding":
+                raise _NotServedError("expected no blanks behind Transfer-Encoding")
+            super().on_header(name, stripped)
 
     def on_headers_complete(self) -> None:
         """A head is complete. After this, the application runs, even if the parser refuses the head.
