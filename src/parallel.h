@@ -3,7 +3,7 @@
  * One job runs on the workers at a time. A second caller does not wait: it runs its own job alone. So models on
  * different Python threads never wait for each other's kernels.
  *
- * A job starts the workers that it can use and that do not run yet. After a job they poll for 0.1 ms for the next one
+ * A job starts the workers that it can use and that do not run yet. After a job they poll for 0.2 ms for the next one
  * that can use them. Then they sleep, because the BLAS library and the prefetch thread use the same cores.
  *
  * Fork rule: fork waits for the job in progress. The child starts without workers, and its first job starts new ones.

@@ -10,7 +10,7 @@ from time import monotonic_ns
 import numpy as np
 
 from streamrt._core import Mapping as WeightsMapping
-from streamrt._core import Prefetcher
+from streamrt._core import Prefetcher, rouse
 from streamrt.engine.inputs import with_batch
 from streamrt.engine.loader import Loader
 from streamrt.engine.micro_batch import begins
@@ -169,16 +169,23 @@ class Engine:
 
     def serve(self, requests: Sequence[Request]) -> None:
         """Return when all requests are served. Raises their first error, as `Turns.serve` does."""
+        self._rouse()
         with calling:
             self.turns.serve(requests, self._most_together, self._run_together)
 
     def serve_each(self, requests: Sequence[Request]) -> list[Exception | None]:
         """Serve requests of one caller, which share passes even where nothing streams. Returns the error of each."""
+        self._rouse()
         samples = sum(request.samples for request in requests)
         with calling:
             return self.turns.serve_each(
                 requests, lambda first: self._most_together(first, samples), self._run_together
             )
+
+    def _rouse(self) -> None:
+        """Wake the threads that the last pass used: they wake up while the call is prepared."""
+        if self.session:
+            rouse(self.session.threads)
 
     def samples_together(self, request: Request) -> int:
         """How many samples of the shape of ``request`` are best run in one pass."""
@@ -283,15 +290,18 @@ class Engine:
             parts = begins(samples, prepared.plan.micro_batch)
             passes = [done for begin in parts for done in run_pass(session, requests, results, begin)]
         self.mapping.check()
-        self._stalled += sum(done.items.stall for done in passes)
-        self._passing += sum(done.end - done.start for done in passes)
+        brought = False
+        for done in passes:
+            self._stalled += done.items.stall
+            self._passing += done.end - done.start
+            brought = brought or done.items.brought
         trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
         rows = self._tables.read - rows_before
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
         last = self.last_call = LastCall(trace, self.mapping.io, extent, self.prefetcher.peak(), rows)
         for request, found in zip(requests, results, strict=True):
             request.results = found
-        if any(done.items.brought for done in passes):
+        if brought:
             self._learn(prepared, trace, last.stats())
 
     def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:

@@ -49,8 +49,7 @@ class Span(NamedTuple):
     bytes_read: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PassTrace:
+class PassTrace(NamedTuple):
     """The times of one pass, or of a round of it (`Program.rounds`), or of several rounds.
 
     Attributes:
@@ -117,7 +116,7 @@ class Rounds:
         if not self._kept or (self._sums is None and self._parts <= _MOST_KEPT):
             self._kept.append(done)
         elif self._sums is None:
-            self._sums = replace(done, items=SummedItems(done.items))
+            self._sums = done._replace(items=SummedItems(done.items))
         else:
             self._sums = _joined(self._sums, done)
 

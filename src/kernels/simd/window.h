@@ -224,16 +224,19 @@ V vf max_inputs(const max_strip *strip, const float *row, int j) {
     return strip->whole ? load(from) : load_mask(from, strip->inside[j], splat(-INFINITY));
 }
 
-/* Sets v[j] to the maximum of each input column of the vectors first <= j < last of a strip. */
-V void max_columns(const window_plane *p, const max_strip *strip, const max_window *rows, int first, int last, vf *v) {
-    const int64_t all = p->deep * rows->count, below = p->window->dilation[0] * p->x_row;
+/* Sets v[j] to the maximum of each input column of the vectors first <= j < last of a strip. rows: their first input
+ * row; the window has `count` rows in each of `deep` planes. */
+V void max_columns(const window_plane *p, const max_strip *strip, const float *rows, int64_t count, int64_t deep,
+                   int first, int last, vf *v) {
+    const int64_t below = p->window->dilation[0] * p->x_row;
 #pragma GCC unroll 8
-    for (int j = first; j < last; j++) v[j] = all > 0 ? max_inputs(strip, rows->first, j) : splat(-INFINITY);
-    for (int64_t depth = 0; depth < p->deep; depth++)
-        for (int64_t i = depth > 0 ? 0 : 1; i < rows->count; i++)
+    for (int j = first; j < last; j++) v[j] = count * deep > 0 ? max_inputs(strip, rows, j) : splat(-INFINITY);
+    for (int64_t depth = 0; depth < deep; depth++)
+#pragma GCC unroll 4
+        for (int64_t i = depth > 0 ? 0 : 1; i < count; i++)
 #pragma GCC unroll 8
             for (int j = first; j < last; j++)
-                v[j] = max_nan(v[j], max_inputs(strip, rows->first + depth * p->apart + i * below, j));
+                v[j] = max_nan(v[j], max_inputs(strip, rows + depth * p->apart + i * below, j));
 }
 
 /* The rows that output row o reads, but for the window's first `old` rows. None if o is not one of p's rows.
@@ -246,28 +249,46 @@ V max_window max_rows_of(const window_plane *p, int64_t o, int64_t old) {
     return (max_window){p->x + (top + first * w->dilation[0]) * p->x_row, rows.last - first};
 }
 
-/* Max pooling with stride 2 in neighbouring strips: first the maximum of each input column, then of neighbouring
- * columns. So even and odd columns are sorted once, and not for every row of the window. The third vector of a strip is
- * the first of the next one. */
-V void max_rows(const int k, const window_plane *p, const max_strip *strips, int count) {
-    const srt_window *w = p->window;
-    const int64_t below = w->dilation[0] * p->x_row, old = w->kernel[0] - w->stride[0];
-    for (int64_t o = p->first; o < p->last; o++) {
-        const max_window rows = max_rows_of(p, o, 0), ahead = max_rows_of(p, o + MAX_AHEAD, old);
-        vf v[ROWS_MOST], q[ROWS_MOST];
-        if (k > 2) max_columns(p, &strips[count - 1], &rows, 2, k, v);
-        for (int i = count - 1; i >= 0; i--) {
-            const float *next = ahead.first + strips[i].at;
-            for (int64_t row = 0; row < ahead.count; row++, next += below) {
-                __builtin_prefetch(next);
-                __builtin_prefetch(next + VL);
-            }
-            max_columns(p, &strips[i], &rows, 0, 2, v);
-            row_columns(k, 2, v, q);
-            v[2] = v[0];
+/* Row o of max pooling with stride 2 in neighbouring strips: first the maximum of each input column, then of
+ * neighbouring columns. So even and odd columns are sorted once, and not for every row of the window. The third vector
+ * of a strip is the first of the next one. The `ahead` rows are fetched. */
+V void max_row(const int k, const window_plane *p, const max_strip *strips, int n, int64_t o, const float *rows,
+               int64_t count, int64_t deep, max_window ahead) {
+    const int64_t below = p->window->dilation[0] * p->x_row;
+    float *y = p->y + o * p->y_row;
+    vf v[ROWS_MOST], q[ROWS_MOST];
+    if (k > 2) max_columns(p, &strips[n - 1], rows, count, deep, 2, k, v);
+    for (int i = n - 1; i >= 0; i--) {
+        const float *next = ahead.first + strips[i].at;
+        for (int64_t row = 0; row < ahead.count; row++, next += below) {
+            __builtin_prefetch(next);
+            __builtin_prefetch(next + VL);
+        }
+        max_columns(p, &strips[i], rows, count, deep, 0, 2, v);
+        row_columns(k, 2, v, q);
+        v[2] = v[0];
 #pragma GCC unroll 8
-            for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
-            store_first(p->y + o * p->y_row + strips[i].column, strips[i].there, q[0]);
+        for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
+        store_first(y + strips[i].column, strips[i].there, q[0]);
+    }
+}
+
+/* Max pooling with stride 2 in n neighbouring strips. Windows of k rows that lie in the input have a loop of their own:
+ * in small planes, to find the rows of a window would take longer than to compute it. */
+V void max_rows(const int k, const window_plane *p, const max_strip *strips, int n) {
+    const srt_window *w = p->window;
+    const int64_t stride = w->stride[0], old = larger(w->kernel[0] - stride, 0);
+    const int64_t reach = (w->kernel[0] - 1) * w->dilation[0]; /* from the first row of a window to the last */
+    const bool plain = p->deep == 1 && w->kernel[0] == k;
+    for (int64_t o = p->first; o < p->last; o++) {
+        const int64_t top = o * stride - w->before[0], later = top + MAX_AHEAD * stride;
+        if (plain && top >= 0 && top + reach < w->input[0]) {
+            const bool more = o + MAX_AHEAD < p->last && later + reach < w->input[0];
+            const max_window ahead = {p->x + (more ? later + old * w->dilation[0] : 0) * p->x_row, more ? k - old : 0};
+            max_row(k, p, strips, n, o, p->x + top * p->x_row, k, 1, ahead);
+        } else {
+            const max_window rows = max_rows_of(p, o, 0);
+            max_row(k, p, strips, n, o, rows.first, rows.count, p->deep, max_rows_of(p, o + MAX_AHEAD, old));
         }
     }
 }
