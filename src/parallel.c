@@ -19,8 +19,8 @@ enum { WORTH_A_WAKE = 32 * 1024 };
 enum { LEFT = 3 };
 
 /* Nanoseconds for which a thread polls for the next job, or for the end of its own, before it sleeps: 0.2 ms. In a pass
- * of a CNN the next kernel begins within about 10 us, and a caller that calls again at once begins within about 0.15
- * ms. Waking a thread of a virtual machine takes up to 50 us, of which the caller waits for 30. */
+ * of a CNN the next kernel begins within about 10 us, and in a call that follows at once within about 0.15 ms. Waking a
+ * thread of a virtual machine takes up to 50 us, of which the caller waits for 30. */
 enum { PATIENCE = 200 * 1000 };
 
 /* How often a polling thread looks between two readings of the clock, because a reading takes longer than a look. */

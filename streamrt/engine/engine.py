@@ -169,23 +169,16 @@ class Engine:
 
     def serve(self, requests: Sequence[Request]) -> None:
         """Return when all requests are served. Raises their first error, as `Turns.serve` does."""
-        self._rouse()
         with calling:
             self.turns.serve(requests, self._most_together, self._run_together)
 
     def serve_each(self, requests: Sequence[Request]) -> list[Exception | None]:
         """Serve requests of one caller, which share passes even where nothing streams. Returns the error of each."""
-        self._rouse()
         samples = sum(request.samples for request in requests)
         with calling:
             return self.turns.serve_each(
                 requests, lambda first: self._most_together(first, samples), self._run_together
             )
-
-    def _rouse(self) -> None:
-        """Wake the threads that the last pass used: they wake up while the call is prepared."""
-        if self.session:
-            rouse(self.session.threads)
 
     def samples_together(self, request: Request) -> int:
         """How many samples of the shape of ``request`` are best run in one pass."""
@@ -281,6 +274,7 @@ class Engine:
         if len(requests) > 1 and not prepared.program.batchwise:
             raise StreamrtError("these samples cannot be put together")  # `Turns` then runs each request by itself
         session = self.activate(prepared)
+        rouse(session.threads)  # they wake up while memory is made for results, and inputs are copied
         self._preparing += monotonic_ns() - began
         results = new_results(requests, prepared)
         self.mapping.check()

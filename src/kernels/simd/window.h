@@ -273,8 +273,8 @@ V void max_row(const int k, const window_plane *p, const max_strip *strips, int 
     }
 }
 
-/* Max pooling with stride 2 in n neighbouring strips. Windows of k rows that lie in the input have a loop of their own:
- * in small planes, to find the rows of a window would take longer than to compute it. */
+/* Max pooling with stride 2 in n neighbouring strips. Windows of k rows of one plane that lie in the input have a
+ * loop of their own: in small planes, to find the rows of a window would take longer than to compute it. */
 V void max_rows(const int k, const window_plane *p, const max_strip *strips, int n) {
     const srt_window *w = p->window;
     const int64_t stride = w->stride[0], old = larger(w->kernel[0] - stride, 0);
