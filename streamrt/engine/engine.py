@@ -10,7 +10,7 @@ from time import monotonic_ns
 import numpy as np
 
 from streamrt._core import Mapping as WeightsMapping
-from streamrt._core import Prefetcher, rouse
+from streamrt._core import Prefetcher
 from streamrt.engine.inputs import with_batch
 from streamrt.engine.loader import Loader
 from streamrt.engine.micro_batch import begins
@@ -274,7 +274,6 @@ class Engine:
         if len(requests) > 1 and not prepared.program.batchwise:
             raise StreamrtError("these samples cannot be put together")  # `Turns` then runs each request by itself
         session = self.activate(prepared)
-        rouse(session.threads)  # they wake up while memory is made for results, and inputs are copied
         self._preparing += monotonic_ns() - began
         results = new_results(requests, prepared)
         self.mapping.check()
@@ -284,18 +283,15 @@ class Engine:
             parts = begins(samples, prepared.plan.micro_batch)
             passes = [done for begin in parts for done in run_pass(session, requests, results, begin)]
         self.mapping.check()
-        brought = False
-        for done in passes:
-            self._stalled += done.items.stall
-            self._passing += done.end - done.start
-            brought = brought or done.items.brought
+        self._stalled += sum(done.items.stall for done in passes)
+        self._passing += sum(done.end - done.start for done in passes)
         trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
         rows = self._tables.read - rows_before
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
         last = self.last_call = LastCall(trace, self.mapping.io, extent, self.prefetcher.peak(), rows)
         for request, found in zip(requests, results, strict=True):
             request.results = found
-        if brought:
+        if any(done.items.brought for done in passes):
             self._learn(prepared, trace, last.stats())
 
     def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:

@@ -83,21 +83,17 @@ class Session:
         Raises:
             WeightsIOError: weights could not be read, or do not match their checksums.
         """
-        widest()  # counts from here on
-        self._current.strip = 0
         rounds = self.prepared.plan.rounds
-        found = [self._run_round(stepped)] if rounds == 1 else self._run_rounds(rounds, stepped)
-        self.threads = widest()
-        return found
 
-    def _run_rounds(self, rounds: int, stepped: Callable[[int], object] | None) -> list[PassTrace]:
         def counted(steps: int) -> None:
             assert stepped is not None
             stepped(steps * rounds)
 
         found = Rounds()
+        widest()  # counts from here on
         for self._current.strip in range(rounds):
             found.add(self._run_round(counted if stepped else None))
+        self.threads = widest()
         return found.traces()
 
     def _run_round(self, stepped: Callable[[int], object] | None) -> PassTrace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
+from streamrt._core import rouse
 from streamrt.engine.ahead import fetched_ahead
 from streamrt.engine.foreign import Foreign
 from streamrt.engine.inputs import Source, Target, copy_in, copy_out
@@ -26,6 +27,7 @@ def run_pass(
         WeightsIOError: as `Session.run`.
         OSError: the mapped file of a result cannot be written.
     """
+    rouse(session.threads)  # they wake up while the inputs are copied
     graph, borrowed = requests[0].graph, session.borrowed
     inputs = {spec.name: [request.arrays[spec.name] for request in requests] for spec in graph.inputs}
     outputs = {spec.name: [found[spec.name] for found in results] for spec in graph.outputs}
