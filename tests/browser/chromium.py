@@ -16,6 +16,10 @@ from typing import Any, Self
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+class NavigatedError(Exception):
+    """The page was left while an expression was evaluated in it."""
+
+
 class Browser:
     """A browser with one tab.
 
@@ -80,9 +84,16 @@ class Browser:
     def until(self, expression: str, seconds: float = 60) -> None:
         """Return when an expression is true."""
         deadline = time.monotonic() + seconds
-        while not self.value(f"Boolean({expression})"):
+        while not self._is_true(expression):
             assert time.monotonic() < deadline, f"{expression}: {self.value('document.body.innerText')}"
             time.sleep(0.05)
+
+    def _is_true(self, expression: str) -> bool:
+        """Whether an expression is true. Nothing is in a page that leads to another one at this moment."""
+        try:
+            return bool(self.value(f"Boolean({expression})"))
+        except NavigatedError:
+            return False
 
     def picture(self) -> bytes:
         """The whole page as a PNG."""
@@ -117,6 +128,8 @@ class Browser:
         while True:
             told = self._receive()
             if told.get("id") == self._next:
+                if told.get("error", {}).get("message") == "Inspected target navigated or closed":
+                    raise NavigatedError
                 assert "error" not in told, (method, told["error"])
                 return told["result"]
             self._note(told["method"], told["params"])
