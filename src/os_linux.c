@@ -115,13 +115,17 @@ static bool huge_pages_are_blocks(void) {
     return page / 8 * page == SRT_BLOCK;
 }
 
-/* Whether a fault on a mapping with MADV_HUGEPAGE reads a whole block, and no more: Linux 5.18 and later. */
-static bool faults_read_blocks(void) {
+static bool kernel_is_since(int first, int second) {
     struct utsname name;
     int major, minor;
-    if (!huge_pages_are_blocks() || uname(&name) != 0 || sscanf(name.release, "%d.%d", &major, &minor) != 2)
-        return false;
-    return major > 5 || (major == 5 && minor >= 18);
+    if (uname(&name) != 0 || sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
+    return major > first || (major == first && minor >= second);
+}
+
+/* Whether a fault on a mapping with MADV_HUGEPAGE reads a whole block, and with MADV_RANDOM no more: Linux 5.18 and
+ * later. */
+static bool faults_read_blocks(void) {
+    return huge_pages_are_blocks() && kernel_is_since(5, 18);
 }
 
 void os_advise_pages(uint8_t *base, size_t size) {
@@ -129,9 +133,15 @@ void os_advise_pages(uint8_t *base, size_t size) {
     madvise(base, size, MADV_NOHUGEPAGE);
 }
 
-bool os_advise_blocks(uint8_t *base, size_t size) {
+bool os_may_read_ahead(void) {
+    return kernel_is_since(6, 14); /* before, blocks that are read ahead were cut at the read_ahead_kb of the device */
+}
+
+bool os_advise_blocks(uint8_t *base, size_t size, bool ahead) {
     madvise(base, size, MADV_RANDOM);
-    return faults_read_blocks() && madvise(base, size, MADV_HUGEPAGE) == 0;
+    if (!faults_read_blocks() || madvise(base, size, MADV_HUGEPAGE) != 0) return false;
+    if (ahead) madvise(base, size, MADV_NORMAL); /* last: without MADV_HUGEPAGE the kernel would read backwards, too */
+    return true;
 }
 
 void os_advise_ahead(int fd, uint8_t *base, size_t size) {
@@ -245,7 +255,7 @@ static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length,
     uint8_t *start = base + offset;
     if (drop_pages(start, length) || !map_again(start, length, PROT_READ, MAP_SHARED, fd, (off_t)offset)) return;
     if (blocks)
-        os_advise_blocks(start, length);
+        os_advise_blocks(start, length, false);
     else
         os_advise_pages(start, length);
 }

@@ -123,12 +123,22 @@ srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uin
 /* Bytes of a page of this machine: 4, 16 or 64 KiB. A block is a multiple of each. */
 uint64_t srt_page_size(void);
 
+/* How pages of a mapping are requested. */
+typedef enum {
+    SRT_PAGES,        /* one by one */
+    SRT_BLOCKS,       /* in aligned blocks */
+    SRT_BLOCKS_AHEAD, /* in aligned blocks; all up to the file's end will be, so the kernel may read some beforehand */
+} srt_access;
+
 /* srt_mapping_advise, _populate and _release are for the prefetcher. A range begins at a multiple of the page size, and
  * ends at one or at the file's end.
  *
- * Tells the kernel how pages will be requested: in aligned blocks if blocks is true, else one by one. A hint for the
- * whole mapping; the last call wins. Must not run during srt_mapping_populate. */
-void srt_mapping_advise(srt_mapping *mapping, bool blocks);
+ * Tells the kernel how pages will be requested. A hint for the whole mapping; the last call wins. Must not run during
+ * srt_mapping_populate. Returns whether the kernel may read blocks ahead. */
+bool srt_mapping_advise(srt_mapping *mapping, srt_access access);
+
+/* From now on SRT_BLOCKS after SRT_BLOCKS_AHEAD. Blocks that are being read still arrive. */
+void srt_mapping_end_ahead(srt_mapping *mapping);
 
 /* Brings in and maps the range: at most SRT_BLOCK bytes, within one aligned block. Returns when that is done.
  * SRT_TRUNCATED; SRT_SYSTEM: EIO, ENOMEM and the other errors of madvise(2) and pread(2). */
@@ -150,6 +160,10 @@ bool srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length)
  * released; if the page cache has kept it, the thread tries again while it has nothing else to do. The window limits
  * the bytes of held granules that no pinned item covers. An item that is larger than the window is let in alone.
  *
+ * If nothing streams, and pinned items cover all blocks from the first of them to the end of the file, the kernel may
+ * read blocks ahead of the thread. Until they are held, they are in the page cache and not counted. What is read then
+ * is less than what the schedule holds in the end.
+ *
  * One thread at a time may call these functions, except srt_prefetcher_stop, which any thread may call at any time.
  * All functions return SRT_STOPPED after srt_prefetcher_stop, and SRT_FORKED in the child of a fork, before they check
  * anything else. */
@@ -161,7 +175,7 @@ typedef struct {
 } srt_item;
 
 typedef struct {
-    uint64_t bytes_read;          /* bytes that the device delivered for this item, as the kernel counts them */
+    uint64_t bytes_read;          /* bytes that the kernel requested of the device meanwhile, those ahead included */
     int64_t read_start, read_end; /* ns of CLOCK_MONOTONIC; both 0 if the item was still in memory */
     int64_t stall;                /* ns for which srt_prefetcher_wait waited for the item */
 } srt_record;
@@ -171,7 +185,7 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out);
 
 /* Sets the schedule and begins to read its first items; the first call starts the thread. Items are copied. Granules
  * that are held, and pinned in the new schedule, stay if both schedules have the same granule; the others are released
- * before the call returns.
+ * before the call returns, and blocks that the kernel is reading ahead as well.
  * SRT_MISUSE: in the middle of a pass; a range outside the file; a granule that is neither srt_page_size() nor
  * SRT_BLOCK; a window of 0 with items that stream. SRT_NO_MEMORY, SRT_SYSTEM. On failure the old schedule stays. */
 srt_status srt_prefetcher_schedule(srt_prefetcher *prefetcher, const srt_item *items, size_t count, uint64_t window,
@@ -205,7 +219,8 @@ srt_status srt_prefetcher_held(srt_prefetcher *prefetcher, uint64_t *held, uint6
 srt_status srt_prefetcher_report(srt_prefetcher *prefetcher, srt_record *records, size_t *count);
 
 /* Wakes all waiting callers, ends the thread and releases everything. May be called again. It returns when all is done,
- * which can take as long as reading SRT_BLOCK bytes. In a forked child it does nothing. */
+ * which can take as long as reading the blocks that were requested: one, or all that the kernel reads ahead and one. In
+ * a forked child it does nothing. */
 srt_status srt_prefetcher_stop(srt_prefetcher *prefetcher);
 
 /* Stops and frees; NULL is allowed. No other call may be in progress. In a forked child it frees nothing: see fork.c.

@@ -16,7 +16,7 @@ class ItemReport(NamedTuple):
     offset: int
     length: int
     pinned: bool
-    bytes_read: int  # bytes that the device delivered for this item
+    bytes_read: int  # bytes requested of the device while this item was read; the kernel may read ahead
     read_start: int  # 0, as read_end, if the item was still in memory
     read_end: int
     stall: int  # nanoseconds that ``wait`` waited for the item

@@ -28,7 +28,7 @@ struct srt_mapping {
 typedef struct srt_io_table {
     const char *name;
     srt_status (*open)(srt_mapping *mapping); /* sets base; fd, size, page_size and identity are set */
-    void (*advise)(srt_mapping *mapping, bool blocks);
+    bool (*advise)(srt_mapping *mapping, srt_access access);
     srt_status (*populate)(srt_mapping *mapping, uint64_t offset, uint64_t length);
     bool (*release)(srt_mapping *mapping, uint64_t offset, uint64_t length);
 } srt_io_table;

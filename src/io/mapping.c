@@ -127,8 +127,12 @@ srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uin
     return known ? SRT_OK : SRT_SYSTEM;
 }
 
-void srt_mapping_advise(srt_mapping *mapping, bool blocks) {
-    mapping->io->advise(mapping, blocks);
+bool srt_mapping_advise(srt_mapping *mapping, srt_access access) {
+    return mapping->io->advise(mapping, access);
+}
+
+void srt_mapping_end_ahead(srt_mapping *mapping) {
+    if (atomic_load_explicit(&mapping->blocks, memory_order_relaxed)) srt_mapping_advise(mapping, SRT_BLOCKS);
 }
 
 srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {

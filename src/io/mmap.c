@@ -27,10 +27,12 @@ static srt_status open_mmap(srt_mapping *mapping) {
     return SRT_OK;
 }
 
-static void advise(srt_mapping *mapping, bool blocks) {
-    bool granted = blocks && mapping->populates && os_advise_blocks(mapping->base, mapping->size);
+static bool advise(srt_mapping *mapping, srt_access access) {
+    bool ahead = access == SRT_BLOCKS_AHEAD && os_may_read_ahead();
+    bool granted = access != SRT_PAGES && mapping->populates && os_advise_blocks(mapping->base, mapping->size, ahead);
     if (!granted) os_advise_pages(mapping->base, mapping->size);
     atomic_store_explicit(&mapping->blocks, granted, memory_order_relaxed);
+    return granted && ahead;
 }
 
 /* For kernels without MADV_POPULATE_READ: reads a byte of every page, and the guard reports missing pages. */
@@ -59,7 +61,7 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
     if (!os_populate(mapping->base + offset, length))
         return errno == EFAULT ? srt_mapping_missing(mapping) : SRT_SYSTEM;
     os_thread_usage(&after);
-    if (blocks && after.major_faults - before.major_faults > too_many_faults(mapping)) advise(mapping, false);
+    if (blocks && after.major_faults - before.major_faults > too_many_faults(mapping)) advise(mapping, SRT_PAGES);
     return SRT_OK;
 }
 

@@ -17,9 +17,10 @@ static srt_status open_pread(srt_mapping *mapping) {
 }
 
 /* Memory comes in huge pages only if whole blocks are held: a huge page for a single page would exceed the budget. */
-static void advise(srt_mapping *mapping, bool blocks) {
-    os_advise_memory(mapping->base, mapping->size, blocks);
-    atomic_store_explicit(&mapping->blocks, blocks, memory_order_relaxed);
+static bool advise(srt_mapping *mapping, srt_access access) {
+    os_advise_memory(mapping->base, mapping->size, access != SRT_PAGES);
+    atomic_store_explicit(&mapping->blocks, access != SRT_PAGES, memory_order_relaxed);
+    return false;
 }
 
 /* Some file systems accept O_DIRECT but refuse the reads, or refuse to continue after a short read. */

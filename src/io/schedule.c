@@ -15,6 +15,14 @@ bool schedule_valid(const srt_item *items, size_t count, uint64_t window, uint64
     return true;
 }
 
+/* schedule.to_the_end, when the granules are marked. */
+static bool pins_to_the_end(const schedule *plan) {
+    size_t first = 0, end;
+    while (first < plan->granule_count && !(plan->granules[first] & PINNED)) first++;
+    for (end = first; end < plan->granule_count && (plan->granules[end] & PINNED);) end++;
+    return plan->streamed == 0 && first < end && end == plan->granule_count;
+}
+
 schedule *schedule_new(const srt_item *items, size_t count, uint64_t window, uint64_t granule, uint64_t file_size) {
     size_t streamed = 0;
     for (size_t i = 0; i < count; i++) streamed += !items[i].pinned;
@@ -52,6 +60,7 @@ schedule *schedule_new(const srt_item *items, size_t count, uint64_t window, uin
             it->slot = slot++;
         }
     }
+    plan->to_the_end = pins_to_the_end(plan);
     return plan;
 }
 

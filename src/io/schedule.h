@@ -41,9 +41,10 @@ typedef struct {
     size_t release_first, release_count;
     uint32_t *granules; /* (granule_count,) */
     size_t granule_count;
-    uint64_t granule;       /* bytes */
-    uint64_t file_size;     /* bytes */
-    uint64_t window;        /* bytes */
+    uint64_t granule;   /* bytes */
+    uint64_t file_size; /* bytes */
+    uint64_t window;    /* bytes */
+    bool to_the_end;    /* nothing streams, and pinned items cover every granule from the first of them to the last */
     srt_record *records[3]; /* (count,) each; pass p is at [p % 3]: the last, the current and the next pass */
 } schedule;
 

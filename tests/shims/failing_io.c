@@ -1,7 +1,8 @@
 /* failing_io.c - preloaded into a test's process, makes the system calls for reading fail as the test wants.
  *
  * FAILING_IO is "call:after:errno": from call number `after` (from 0) on, `call` fails with that errno. Calls are
- * "populate" (madvise with MADV_POPULATE_READ), "advise" (any other madvise), "pread", and "fcntl" (F_SETFL).
+ * "populate" (madvise with MADV_POPULATE_READ), "populated" (the same, but it fails when the pages are there), "advise"
+ * (any other madvise), "pread", and "fcntl" (F_SETFL).
  * A fourth part is the number of calls that fail; later calls succeed. The call "forget" does not fail: before pages
  * leave the page cache (POSIX_FADV_DONTNEED), one that the thread has just unmapped is mapped again, as a fault beside
  * it would do. FAILING_IO=short makes every pread return at most 1000 bytes. FAILING_IO=type:0x6969 makes fstatfs
@@ -52,7 +53,9 @@ static _Thread_local const volatile char *unmapped;
 int madvise(void *start, size_t length, int advice) {
     if (advice == MADV_DONTNEED) unmapped = start;
     int (*real)(void *, size_t, int) = (int (*)(void *, size_t, int))dlsym(RTLD_NEXT, "madvise");
-    return fails(advice == MADV_POPULATE_READ ? "populate" : "advise") ? -1 : real(start, length, advice);
+    if (fails(advice == MADV_POPULATE_READ ? "populate" : "advise")) return -1;
+    int result = real(start, length, advice);
+    return result == 0 && advice == MADV_POPULATE_READ && fails("populated") ? -1 : result;
 }
 
 ssize_t pread(int fd, void *to, size_t length, off_t offset) {
