@@ -134,7 +134,7 @@ void os_advise_pages(uint8_t *base, size_t size) {
 }
 
 bool os_may_read_ahead(void) {
-    return kernel_is_since(6, 14); /* before, blocks that are read ahead were cut at the read_ahead_kb of the device */
+    return kernel_is_since(6, 14); /* older ones may cut blocks that they read ahead at the device's read_ahead_kb */
 }
 
 bool os_advise_blocks(uint8_t *base, size_t size, bool ahead) {

@@ -161,8 +161,8 @@ bool srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length)
  * the bytes of held granules that no pinned item covers. An item that is larger than the window is let in alone.
  *
  * If nothing streams, and pinned items cover all blocks from the first of them to the end of the file, the kernel may
- * read blocks ahead of the thread. Until they are held, they are in the page cache and not counted. What is read then
- * is less than what the schedule holds in the end.
+ * read blocks ahead of the thread. Until they are held, they are in the page cache and not counted. Together with the
+ * granules that are held they are never more than what the schedule holds in the end.
  *
  * One thread at a time may call these functions, except srt_prefetcher_stop, which any thread may call at any time.
  * All functions return SRT_STOPPED after srt_prefetcher_stop, and SRT_FORKED in the child of a fork, before they check
@@ -185,7 +185,7 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out);
 
 /* Sets the schedule and begins to read its first items; the first call starts the thread. Items are copied. Granules
  * that are held, and pinned in the new schedule, stay if both schedules have the same granule; the others are released
- * before the call returns, and blocks that the kernel is reading ahead as well.
+ * before the call returns. Blocks that the kernel has begun to read ahead count as held.
  * SRT_MISUSE: in the middle of a pass; a range outside the file; a granule that is neither srt_page_size() nor
  * SRT_BLOCK; a window of 0 with items that stream. SRT_NO_MEMORY, SRT_SYSTEM. On failure the old schedule stays. */
 srt_status srt_prefetcher_schedule(srt_prefetcher *prefetcher, const srt_item *items, size_t count, uint64_t window,

@@ -2,8 +2,8 @@
  *
  * Ownership. All fields are under the lock, except the granule table. The thread changes and reads that table without
  * the lock while it releases, so the table belongs to the thread. Other threads use it only after halt(), which returns
- * when the thread is parked. The thread makes no system call on the file while it holds the lock: so wait and done,
- * which Python calls while it holds its own lock, return at once.
+ * when the thread is parked, or after it has ended. The thread makes no system call on the file while it holds the
+ * lock: so wait and done, which Python calls while it holds its own lock, return at once.
  *
  * The streamed items of all passes are numbered in order: number = pass * streamed + slot. Numbers below tail are done;
  * numbers from tail to head have been begun. head - tail is at most one pass, because the same slot serves the same
@@ -32,7 +32,7 @@ struct srt_prefetcher {
     bool parked; /* the thread is parked, or has ended */
     bool idle;   /* the thread found nothing to do, and no caller has changed anything since */
     bool across; /* streamed items may be read before their pass begins */
-    bool ahead;  /* the kernel may read blocks ahead of the thread, since the last schedule */
+    bool ahead;  /* the last schedule let the kernel read blocks ahead of the thread */
 
     schedule *plan;                            /* NULL before the first schedule */
     uint64_t pass;                             /* the current pass; 0 for the first of each schedule */
@@ -292,7 +292,7 @@ static void resume(srt_prefetcher *p) {
 
 /* ---------------------------------------------------------------- schedules */
 
-/* The most blocks that are populated behind a block that the thread has requested: 64 MiB. The kernel has begun to read
+/* The most blocks that are populated after a block that the thread has requested: 64 MiB. The kernel has begun to read
  * two windows of them at most. A window is the read_ahead_kb of the device, and no less than 4 MiB. */
 #define MOST_AHEAD 32
 
@@ -308,7 +308,7 @@ static bool hold_and_read(srt_prefetcher *p, schedule *plan, size_t granule) {
 
 /* Ends the kernel's reading ahead, and holds the granules that it has begun to read, so that take_over releases or
  * keeps them. A page that is still being read cannot be released; populating waits for it. The kernel reads forward
- * from granules that the thread has requested. The first one behind them that is not in memory is the end, and is read
+ * from granules that the thread has requested. The first one after them that is not in memory is the end, and is read
  * to learn that. The thread is parked or has ended: nobody else uses the granules. */
 static void catch_up(srt_prefetcher *p, schedule *plan) {
     srt_mapping_end_ahead(p->mapping);
@@ -317,7 +317,7 @@ static void catch_up(srt_prefetcher *p, schedule *plan) {
     for (size_t g = 0; g < plan->granule_count; g++) {
         bool held = is_held(plan->granules[g]);
         bool read = plan->granules[g] & POPULATED;
-        if (read || (held && !held_before)) /* the thread has requested it, since it reads an item from its beginning */
+        if (read || (held && !held_before)) /* the thread may have requested it: it reads an item from its beginning */
             left = MOST_AHEAD;
         if (!read && left > 0) left = hold_and_read(p, plan, g) ? 0 : left - 1;
         held_before = held;

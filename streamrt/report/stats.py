@@ -26,8 +26,8 @@ class LayerStats:
         compute: time that it computed.
         stall: time that it waited for its ranges.
         read_seconds: time that the prefetch thread spent on its ranges.
-        bytes_read: bytes that the device delivered while they were read. In a first pass the kernel may read ahead for
-            later layers.
+        bytes_read: bytes that were requested of the device while they were read. In a first pass the kernel may read
+            ahead for later layers.
     """
 
     name: str

@@ -37,7 +37,7 @@ class Span(NamedTuple):
         end: nanoseconds.
         pinned: whether it read a pinned range.
         length: bytes that it brought into memory.
-        bytes_read: bytes that the device delivered of these.
+        bytes_read: bytes that were requested of the device meanwhile. In a first pass the kernel may read ahead.
     """
 
     kind: Kind
