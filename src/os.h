@@ -23,11 +23,11 @@ void os_unmap(uint8_t *base, size_t size);
 bool os_map_zeros(void *page, size_t size); /* replaces the old mapping; safe in a signal handler */
 
 /* Hints for a whole mapping. A fault reads the pages it needs and none around them: after os_advise_pages single pages,
- * and whole aligned blocks where os_advise_blocks returned true. ahead: a fault may
- * also request the blocks after it, and wait for those of the same request. This needs os_may_read_ahead. */
+ * and whole aligned blocks where os_advise_blocks returned true. After that, os_advise_blocks_ahead returns true if a
+ * fault may from now on request the next blocks, too, and wait for some of them. */
 void os_advise_pages(uint8_t *base, size_t size);
-bool os_advise_blocks(uint8_t *base, size_t size, bool ahead);
-bool os_may_read_ahead(void); /* whether the kernel reads ahead in whole blocks */
+bool os_advise_blocks(uint8_t *base, size_t size);
+bool os_advise_blocks_ahead(uint8_t *base, size_t size);
 
 /* For callers that read a whole mapping from its beginning. os_advise_ahead: faults read ahead, as without any hint.
  * os_unload: the pages that were read leave the page tables. */

@@ -133,15 +133,14 @@ void os_advise_pages(uint8_t *base, size_t size) {
     madvise(base, size, MADV_NOHUGEPAGE);
 }
 
-bool os_may_read_ahead(void) {
-    return kernel_is_since(6, 14); /* older ones may cut blocks that they read ahead at the device's read_ahead_kb */
+bool os_advise_blocks(uint8_t *base, size_t size) {
+    madvise(base, size, MADV_RANDOM);
+    return faults_read_blocks() && madvise(base, size, MADV_HUGEPAGE) == 0;
 }
 
-bool os_advise_blocks(uint8_t *base, size_t size, bool ahead) {
-    madvise(base, size, MADV_RANDOM);
-    if (!faults_read_blocks() || madvise(base, size, MADV_HUGEPAGE) != 0) return false;
-    if (ahead) madvise(base, size, MADV_NORMAL); /* last: without MADV_HUGEPAGE the kernel would read backwards, too */
-    return true;
+/* Kernels before Linux 6.14 may cut blocks that they read ahead at the read_ahead_kb of the device. */
+bool os_advise_blocks_ahead(uint8_t *base, size_t size) {
+    return kernel_is_since(6, 14) && madvise(base, size, MADV_NORMAL) == 0;
 }
 
 void os_advise_ahead(int fd, uint8_t *base, size_t size) {
@@ -255,7 +254,7 @@ static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length,
     uint8_t *start = base + offset;
     if (drop_pages(start, length) || !map_again(start, length, PROT_READ, MAP_SHARED, fd, (off_t)offset)) return;
     if (blocks)
-        os_advise_blocks(start, length, false);
+        os_advise_blocks(start, length);
     else
         os_advise_pages(start, length);
 }

@@ -28,11 +28,10 @@ static srt_status open_mmap(srt_mapping *mapping) {
 }
 
 static bool advise(srt_mapping *mapping, srt_access access) {
-    bool ahead = access == SRT_BLOCKS_AHEAD && os_may_read_ahead();
-    bool granted = access != SRT_PAGES && mapping->populates && os_advise_blocks(mapping->base, mapping->size, ahead);
+    bool granted = access != SRT_PAGES && mapping->populates && os_advise_blocks(mapping->base, mapping->size);
     if (!granted) os_advise_pages(mapping->base, mapping->size);
     atomic_store_explicit(&mapping->blocks, granted, memory_order_relaxed);
-    return granted && ahead;
+    return granted && access == SRT_BLOCKS_AHEAD && os_advise_blocks_ahead(mapping->base, mapping->size);
 }
 
 /* For kernels without MADV_POPULATE_READ: reads a byte of every page, and the guard reports missing pages. */

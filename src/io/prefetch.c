@@ -9,6 +9,7 @@
  * numbers from tail to head have been begun. head - tail is at most one pass, because the same slot serves the same
  * item of every pass. Pinned items are read once.
  */
+#include "ahead.h"
 #include "os.h"
 #include "release.h"
 #include "schedule.h"
@@ -292,38 +293,6 @@ static void resume(srt_prefetcher *p) {
 
 /* ---------------------------------------------------------------- schedules */
 
-/* The most blocks that are populated after a block that the thread has requested: 64 MiB. The kernel has begun to read
- * two windows of them at most. A window is the read_ahead_kb of the device, and no less than 4 MiB. */
-#define MOST_AHEAD 32
-
-/* Holds a granule, and brings it into memory. Returns whether this thread had to read it. */
-static bool hold_and_read(srt_prefetcher *p, schedule *plan, size_t granule) {
-    plan->granules[granule] |= KEPT; /* also if it cannot be read: a part of it may be in memory */
-    os_usage before, after;
-    os_thread_usage(&before);
-    bool there = srt_mapping_populate(p->mapping, granule * plan->granule, granule_bytes(plan, granule)) == SRT_OK;
-    os_thread_usage(&after);
-    return there && after.bytes_read > before.bytes_read;
-}
-
-/* Ends the kernel's reading ahead, and holds the granules that it has begun to read, so that take_over releases or
- * keeps them. A page that is still being read cannot be released; populating waits for it. The kernel reads forward
- * from granules that the thread has requested. The first one after them that is not in memory is the end, and is read
- * to learn that. The thread is parked or has ended: nobody else uses the granules. */
-static void catch_up(srt_prefetcher *p, schedule *plan) {
-    srt_mapping_end_ahead(p->mapping);
-    size_t left = 0; /* granules that may still be looked at */
-    bool held_before = false;
-    for (size_t g = 0; g < plan->granule_count; g++) {
-        bool held = is_held(plan->granules[g]);
-        bool read = plan->granules[g] & POPULATED;
-        if (read || (held && !held_before)) /* the thread may have requested it: it reads an item from its beginning */
-            left = MOST_AHEAD;
-        if (!read && left > 0) left = hold_and_read(p, plan, g) ? 0 : left - 1;
-        held_before = held;
-    }
-}
-
 /* Granules that are held under the old schedule, and pinned under the new one, become held under the new schedule; the
  * others are released. Each schedule may be NULL. The thread is parked or has ended. Lock held. */
 static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
@@ -351,11 +320,6 @@ static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
     p->peak = p->held_pinned;
 }
 
-static srt_access access_of(const schedule *plan) {
-    if (plan->granule != SRT_BLOCK) return SRT_PAGES;
-    return plan->to_the_end ? SRT_BLOCKS_AHEAD : SRT_BLOCKS;
-}
-
 srt_status srt_prefetcher_schedule(srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window,
                                    uint64_t granule) {
     if (p->generation != srt_fork_generation()) return SRT_FORKED;
@@ -371,9 +335,9 @@ srt_status srt_prefetcher_schedule(srt_prefetcher *p, const srt_item *items, siz
     schedule *unused = plan;
     if (status == SRT_OK) {
         unused = p->plan;
-        if (p->ahead) catch_up(p, p->plan);
+        if (p->ahead) ahead_hold(p->mapping, p->plan);
         take_over(p, p->plan, plan);
-        p->ahead = srt_mapping_advise(p->mapping, access_of(plan));
+        p->ahead = srt_mapping_advise(p->mapping, ahead_access(plan));
         p->plan = plan;
         p->pass = p->head = p->tail = 0;
         p->next_pin = 0;
@@ -591,7 +555,7 @@ srt_status srt_prefetcher_stop(srt_prefetcher *p) {
         if (p->started) {
             pthread_mutex_unlock(&p->lock);
             pthread_join(p->thread, NULL);
-            if (p->ahead) catch_up(p, p->plan); /* without the lock, because it may wait for the disk */
+            if (p->ahead) ahead_hold(p->mapping, p->plan); /* without the lock, because it may wait for the disk */
             pthread_mutex_lock(&p->lock);
         }
         take_over(p, p->plan, NULL);

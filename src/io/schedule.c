@@ -15,7 +15,7 @@ bool schedule_valid(const srt_item *items, size_t count, uint64_t window, uint64
     return true;
 }
 
-/* schedule.to_the_end, when the granules are marked. */
+/* The value of schedule.to_the_end. The granules are marked already. */
 static bool pins_to_the_end(const schedule *plan) {
     size_t first = 0, end;
     while (first < plan->granule_count && !(plan->granules[first] & PINNED)) first++;

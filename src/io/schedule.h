@@ -44,7 +44,7 @@ typedef struct {
     uint64_t granule;   /* bytes */
     uint64_t file_size; /* bytes */
     uint64_t window;    /* bytes */
-    bool to_the_end;    /* nothing streams, and pinned items cover every granule from the first of them to the last */
+    bool to_the_end;    /* nothing streams; pinned items cover each granule from their first to the end of the file */
     srt_record *records[3]; /* (count,) each; pass p is at [p % 3]: the last, the current and the next pass */
 } schedule;
 

@@ -165,3 +165,16 @@ def test_blocks_after_one_that_cannot_be_read_are_released(
     wish = f"populated:{failing + 1}:{errno.EIO}:2"  # the first call learns whether the kernel can populate
     done = run_python(FAILING, make_file(BLOCKS * BLOCK), first, failing, **failing_io(wish))
     assert (done.stdout, done.stderr) == ("0\n", f"failing_io: {1 + READS_AHEAD}\n")
+
+
+def test_blocks_after_one_that_is_read_at_the_second_attempt_are_released(
+    make_file: MakeFile, run_python: RunPython, failing_io: Preload
+) -> None:
+    """Later blocks are in memory, as if the kernel had read them, when the one before them is not."""
+    path = make_file(BLOCKS * BLOCK)
+    with path.open("rb", buffering=0) as file:
+        file.seek(BLOCK)
+        file.read()
+    done = run_python(FAILING, path, 0, 0, **failing_io(f"populate:1:{errno.EIO}:1"))
+    left = 0 if READS_AHEAD else (BLOCKS - 1) * BLOCK
+    assert (done.stdout, done.stderr) == (f"{left}\n", "failing_io: 1\n")
