@@ -161,10 +161,10 @@ def test_a_pass_after_an_interrupted_reading_has_the_right_bytes(make_file: Make
 def test_blocks_after_one_that_cannot_be_read_are_released(
     make_file: MakeFile, run_python: RunPython, failing_io: Preload, first: int, failing: int
 ) -> None:
-    """The kernel has requested them, though the call fails."""
-    wish = f"populated:{failing + 1}:{errno.EIO}:2"  # the first call learns whether the kernel can populate
+    """The kernel has requested them, though the call fails: twice for this block, and once for the next one."""
+    wish = f"populated:{failing + 1}:{errno.EIO}:3"  # the first call learns whether the kernel can populate
     done = run_python(FAILING, make_file(BLOCKS * BLOCK), first, failing, **failing_io(wish))
-    assert (done.stdout, done.stderr) == ("0\n", f"failing_io: {1 + READS_AHEAD}\n")
+    assert (done.stdout, done.stderr) == ("0\n", f"failing_io: {1 + 2 * READS_AHEAD}\n")
 
 
 def test_blocks_after_one_that_is_read_at_the_second_attempt_are_released(
