@@ -37,7 +37,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 
 def test_every_metric_and_label_of_the_files_exists(series: dict[str, set[str]]) -> None:
-    texts = [*expressions(), *(rule["expr"] for rule in rules()), *(v["definition"] for v in variables())]
+    texts = [*expressions(), *(rule["expr"] for rule in rules()), *(v["query"]["query"] for v in variables())]
     used = [found for text in texts for found in METRIC.findall(text)]
     assert len(used) >= 50
     for name, matchers in used:

@@ -143,7 +143,7 @@ def test_every_expression_of_the_dashboard_has_data(watched: Prometheus, express
 def test_the_variables_of_the_dashboard_have_values(watched: Prometheus) -> None:
     for variable in dashboard()["templating"]["list"]:
         if variable["type"] == "query":
-            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
+            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
             found = watched.ask(f"label/{label}/values", **{"match[]": filled(series)})
             assert found, variable["name"]
 
