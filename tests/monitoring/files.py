@@ -21,6 +21,11 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
 
 
+def variables() -> list[str]:
+    """The queries of the dashboard's variables."""
+    return [one["query"]["query"] for one in dashboard()["templating"]["list"] if one["type"] == "query"]
+
+
 def rules() -> list[dict[str, str]]:
     """The name and the expression of each alert. The file has one form, so that no package is needed to read it."""
     text = (EXAMPLE / "alerts.yml").read_text()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from markers import needs
-from monitoring.files import EXAMPLE, dashboard, expressions, rules
+from monitoring.files import EXAMPLE, dashboard, expressions, rules, variables
 from serve import packing
 from serve.process import Server
 
@@ -37,7 +36,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 
 def test_every_metric_and_label_of_the_files_exists(series: dict[str, set[str]]) -> None:
-    texts = [*expressions(), *(rule["expr"] for rule in rules()), *(v["query"]["query"] for v in variables())]
+    texts = [*expressions(), *(rule["expr"] for rule in rules()), *variables()]
     used = [found for text in texts for found in METRIC.findall(text)]
     assert len(used) >= 50
     for name, matchers in used:
@@ -86,10 +85,6 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     assert f"{variable}=$PWD/grafana/dashboards" in readme
     for file in re.findall(r"^\| `([^`]+)`", readme, re.MULTILINE):
         assert (EXAMPLE / file).exists(), file
-
-
-def variables() -> list[dict[str, Any]]:
-    return [found for found in dashboard()["templating"]["list"] if found["type"] == "query"]
 
 
 def test_the_dashboard_is_written_as_its_json() -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from markers import needs
 from model import zoo
-from monitoring.files import EXAMPLE, dashboard, expressions, rules
+from monitoring.files import EXAMPLE, expressions, rules, variables
 from serve import packing
 from serve.process import Server
 
@@ -140,12 +140,10 @@ def test_every_expression_of_the_dashboard_has_data(watched: Prometheus, express
         assert {"mlp", "two"} <= {labels["model"] for labels, _ in found}
 
 
-def test_the_variables_of_the_dashboard_have_values(watched: Prometheus) -> None:
-    for variable in dashboard()["templating"]["list"]:
-        if variable["type"] == "query":
-            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
-            found = watched.ask(f"label/{label}/values", **{"match[]": filled(series)})
-            assert found, variable["name"]
+@pytest.mark.parametrize("query", variables())
+def test_every_variable_of_the_dashboard_has_values(watched: Prometheus, query: str) -> None:
+    ((series, label),) = re.findall(r"^label_values\((.*), (\w+)\)$", query)
+    assert watched.ask(f"label/{label}/values", **{"match[]": filled(series)})
 
 
 def test_the_stages_tell_where_the_time_goes(watched: Prometheus) -> None:
