@@ -227,4 +227,21 @@ srt_status srt_prefetcher_stop(srt_prefetcher *prefetcher);
  */
 void srt_prefetcher_free(srt_prefetcher *prefetcher);
 
+/* ---------------------------------------------------------------- arena.c: blocks of memory in one arena */
+
+typedef struct {
+    uint64_t nbytes;
+    int32_t first, last; /* the steps between which the block is alive, both included */
+} srt_block;
+
+/* Gives the blocks of an order, one after another, the lowest offset at which none overlaps an earlier one that is
+ * alive at the same time. Sets *end to the end of the highest block. Takes time that grows with the square of
+ * `ordered`. Any thread.
+ *
+ * blocks: (count,). order: (ordered,), the indices of the blocks that get an offset. offsets: (count,), bytes; 0 for
+ * other blocks. SRT_MISUSE: an index is out of range or occurs twice, a block has last < first, or an offset has over
+ * 63 bits. SRT_NO_MEMORY. */
+srt_status srt_arena_place(const srt_block *blocks, uint32_t count, const uint32_t *order, uint32_t ordered,
+                           uint64_t *offsets, uint64_t *end);
+
 #endif

@@ -1,6 +1,6 @@
 # The functions of streamrt.h, which is their manual, and the clock of os.h.
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "os.h" nogil:
     int64_t os_now()
@@ -77,3 +77,13 @@ cdef extern from "streamrt.h" nogil:
     srt_status srt_prefetcher_report(srt_prefetcher *prefetcher, srt_record *records, size_t *count)
     srt_status srt_prefetcher_stop(srt_prefetcher *prefetcher)
     void srt_prefetcher_free(srt_prefetcher *prefetcher)
+
+    ctypedef struct srt_block:
+        uint64_t nbytes
+        int32_t first
+        int32_t last
+
+    srt_status srt_arena_place(
+        const srt_block *blocks, uint32_t count, const uint32_t *order, uint32_t ordered, uint64_t *offsets,
+        uint64_t *end
+    )

@@ -62,12 +62,11 @@ class Planner:
     ) -> None:
         self._programs = programs
         self._file = file = programs.file
-        self.budget = budget
-        self.rates = rates
+        self.budget, self.rates = budget, rates
         self._huge = file.huge
-        self._frugal = frugal
-        self._thorough = thorough
+        self._frugal, self._thorough = frugal, thorough
         self._usual: Mapping[str, Shape] | None = None  # shapes with which the graph is known to run
+        self._usual_bytes = 0  # of all weights in a call with these, if `check` counted them
         self._whole = Remembered()  # calls that are not in bands
         self._latest: Prepared | None = None  # the last result of `prepare` that is not in bands
         self._refusals = Refusals()
@@ -95,6 +94,7 @@ class Planner:
             weights, size = self._weights(program), self._file.size
             pages, blocks = (all_weights(weights, size, huge=huge) for huge in (False, True))
             self._huge = blocks * _WASTE <= pages * (_WASTE + 1)
+            self._usual_bytes = blocks if self._huge else pages
 
     def prepare_usual(self) -> Prepared | None:
         """`prepare` with ``bands`` for the shapes with which `check` found the graph to run; None if it found none."""
@@ -112,8 +112,8 @@ class Planner:
         lean = self._programs.compile(self._file.graph, self._usual, lean=True) if program.may_be_leaner else program
         weights, size = self._weights(program), self._file.size
         least = smallest_window(weights, size, huge=self._huge)
-        minimum = min(program.workspace, lean.workspace) + least
-        return all_weights(weights, size, huge=self._huge), program.workspace, least, minimum
+        held = self._usual_bytes or all_weights(weights, size, huge=self._huge)
+        return held, program.workspace, least, min(program.workspace, lean.workspace) + least
 
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, bands: bool = False) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.

@@ -11,7 +11,16 @@ from streamrt.errors import BudgetError
 from streamrt.host.rates import DISK
 from streamrt.plan.pinning import Choice, search, spread
 from streamrt.plan.pipeline import Pipeline, call_share
-from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, section_bytes, shared, smallest_tiling
+from streamrt.plan.tiling import (
+    TILINGS,
+    Cut,
+    Tiling,
+    footprints,
+    fullest_tile,
+    section_bytes,
+    shared,
+    smallest_tiling,
+)
 from streamrt.plan.types import HUGE, PAGE, NodeWeights, Plan, Range, Tile, read_rate
 
 #: Windows that are tried: the successive ranges that each holds, and the share of the reading speed that it allows.
@@ -277,11 +286,10 @@ def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[
 def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """Bytes of weights that must be in memory at once with the smallest tiles."""
     *larger, _, smallest = _worthwhile(nodes, huge)  # the last tiling has the tiles of the one before it, or smaller
-    largest = max((sum(extent.length for extent in node.tiled) for node in nodes), default=0)
+    largest = max(nodes, key=lambda node: sum(extent.length for extent in node.tiled), default=NodeWeights())
     least: float = math.inf
     for tiling in (smallest, *reversed(larger)):
-        # The largest node fills over half of a tile, or is one: larger tiles than twice the window cannot make it less.
-        if min(tiling.tile_bytes, largest) < 2 * least:
+        if fullest_tile(largest, tiling) < least:  # else these tiles take more memory than smaller ones
             cut = _cut(nodes, tiling, file_size)
             least = min(least, cut.least, cut.held(cut.ranges))
     return int(least)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 from streamrt.host.yielding import give_way
 from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
@@ -286,6 +286,18 @@ def _slices(
             own = whole if number == first == 0 else []
             groups = [own + part] if node.passes == 1 else [own, part]
             yield number * rows + first, number * rows + last, groups
+
+
+def fullest_tile(node: NodeWeights, tiling: Tiling) -> int:
+    """Bytes that a cut of the node must have in memory at once, at least: those of the larger of its first two tiles.
+
+    The first tile may be short, since the node begins within a granule. Later tiles are as large as the second, except
+    for a few rows, so this is close to the largest. The tiles of ``tiling`` are not ``apart``.
+    """
+    single = node.passes > 1 and not node.repeats(tiling.tile_bytes)
+    slices = _slices(node, tiling.tile_bytes, tiling.granule, False, single)
+    runs = (_runs(group) for _, _, groups in islice(slices, 2) for group in groups)
+    return max((sum(run.length for run in group) for group in runs), default=0)
 
 
 def _ends(node: NodeWeights, rows: int, row_bytes: int, tile_bytes: int, granule: int, halved: bool) -> Iterable[int]:

@@ -214,6 +214,20 @@ def decide(
     return None if shrinks is None else Grant(pinned, working, shrinks)
 
 
+def freely(mine: Holding, free: int, slack: int) -> Grant | None:
+    """The grant of all weights, which `decide` gives if free bytes are enough; None if it may need those of others.
+
+    Args:
+        mine: what the requested model holds.
+        free: bytes that no model holds.
+        slack: as for `decide`.
+    """
+    needs, most = mine.needs, mine.total + free
+    if most < max(needs.full, needs.comfort, needs.weights + slack):
+        return None
+    return Grant(needs.weights, max(needs.workspace, mine.total - needs.weights), ())
+
+
 def _granted(mine: Holding, room: int, own: int, window: int, slack: int) -> tuple[int, int]:
     """Bytes of weights and of working memory for a model.
 

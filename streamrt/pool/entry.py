@@ -161,6 +161,11 @@ class Entry:
             return State.FAILED
         return State.READY if self.resident else State.UNAVAILABLE
 
+    @property
+    def fixed(self) -> bool:
+        """As in `Holding`."""
+        return self.busy or self.leases > 0 or self.unloading
+
     def fail(self, error: BaseException, now: float) -> None:
         """Note that it could not be loaded or that its file changed, and when to try again."""
         self.error = error
@@ -192,7 +197,7 @@ class Entry:
 
         The last answer is kept: between two grants few models change, and a grant looks at all that are open.
         """
-        fixed = self.busy or self.leases > 0 or self.unloading
+        fixed = self.fixed
         of = held, self.pinned, fixed, self.needs, self.reserved
         if self._last is None or of != self._of:
             assert self.needs

@@ -281,17 +281,10 @@ class Keeper:
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
         if asker.untold:  # it is worth more by this request
             return False
-        if asker.decided is None:
-            asker.situation = self.memory.situation(entry, self._gets_whole(entry, asker))
-            return False
-        (situation, grant), asker.decided = asker.decided, None
-        if grant is None or not self.memory.lasts(situation, grant):
-            # With the lock memory does not change meanwhile, or only by the collector: see `Memory.idled`.
-            situation = self.memory.situation(entry, self._gets_whole(entry, asker))
-            grant = self.memory.decided(situation)
+        grant = self.memory.freely(entry) or self._decided(entry, asker)
         if grant is None:
             return False
-        self.memory.note(situation, grant)
+        self.memory.note(grant)
         if entry.resident and not grant.shrinks and grant.total == entry.budget:
             self.ledger.take(entry.name, grant.total - held)
             entry.pinned = grant.pinned
@@ -299,6 +292,17 @@ class Keeper:
             return True
         self._loads.load(entry, grant)
         return False
+
+    def _decided(self, entry: Entry, asker: _Asker) -> Grant | None:
+        """The grant that `_think` decided. None if it has to decide now, or the request has to wait. Lock held."""
+        if asker.decided is None:
+            asker.situation = self.memory.situation(entry, self._gets_whole(entry, asker))
+            return None
+        (situation, grant), asker.decided = asker.decided, None
+        if grant is None or not self.memory.lasts(situation, grant):
+            # With the lock memory does not change meanwhile, or only by the collector: see `Memory.idled`.
+            grant = self.memory.decided(self.memory.situation(entry, self._gets_whole(entry, asker)))
+        return grant
 
     def _measure_again(self, entry: Entry) -> None:
         """Find the needs of an idle model anew: whether it runs in bands depends on what it can have. Lock held."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamrt.errors import PoolBusyError
-from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
+from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, freely, make_room
 from streamrt.pool.entries import Entries
 from streamrt.pool.entry import Entry
 from streamrt.pool.ledger import Ledger
@@ -114,6 +114,11 @@ class Memory:
         finally:
             self.seekers -= not loads
 
+    def freely(self, entry: Entry) -> Grant | None:
+        """The grant of all weights if free bytes are enough. It can be carried out now, and nothing is decided."""
+        held = self.ledger.held(entry.name)
+        return freely(entry.holding(held), self.ledger.free, self._slack.size(self.entries.full))
+
     def situation(self, entry: Entry, whole: bool) -> Situation:
         """The situation of a request for ``entry`` now."""
         slack = self._slack.size(self.entries.full)
@@ -143,10 +148,10 @@ class Memory:
                 return False
         return True
 
-    def note(self, situation: Situation, grant: Grant) -> None:
-        """Note the working memory of a grant that is carried out."""
-        holdings = situation.holdings.values()
-        self._slack.note(grant.working + sum(holding.working for holding in holdings if holding.fixed))
+    def note(self, grant: Grant) -> None:
+        """Note the working memory of a grant that is carried out, beside that of the models in use."""
+        holders = ((self.entries[name], held) for name, held in self.ledger.holders.items())
+        self._slack.note(grant.working + sum(entry.holding(held).working for entry, held in holders if entry.fixed))
 
     def room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
         """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little."""

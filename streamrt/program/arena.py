@@ -13,15 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.host.yielding import give_way
+from streamrt import _core
 
 #: Every block begins on a multiple of this, bytes: a cache line, and the widest vector (AVX-512).
 ALIGNMENT = 64
-#: If more blocks than this are alive at one step, a further block goes above all of them. No gap is searched, because
-#: that takes time that grows with the square of their number. Only graphs that are made to be slow have more.
-_MANY = 256
-
-
 #: The most further orders that are tried, and the most blocks that are placed in them together: each takes 10 us.
 _MOST_ORDERS, _MOST_PLACED = 8, 2**12
 #: No further order is tried if the arena has at most this many times the bytes that are in use at once.
@@ -44,14 +39,15 @@ def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
     )
     if not order:
         return [0] * len(blocks), 0
-    found = best = _arranged(blocks, order)
+    spans = [(align(block.nbytes), block.first, block.last) for block in blocks]
+    found = best = _core.place_blocks(spans, order)
     least = alive(blocks, min(block.first for block in blocks), max(block.last for block in blocks) + 1).max()
     for _ in range(min(_MOST_ORDERS, _MOST_PLACED // len(order))):
         if best[1] <= _CLOSE * least:
             break
         offsets, end = found
-        order.insert(0, order.pop(next(i for i, b in enumerate(order) if offsets[b] + align(blocks[b].nbytes) == end)))
-        found = _arranged(blocks, order)
+        order.insert(0, order.pop(next(i for i, b in enumerate(order) if offsets[b] + spans[b][0] == end)))
+        found = _core.place_blocks(spans, order)
         best = min(best, found, key=lambda each: each[1])
     return best
 
@@ -64,39 +60,6 @@ def alive(blocks: Iterable[Block], begin: int, end: int) -> NDArray[np.int64]:
             changes[max(block.first, begin) - begin] += align(block.nbytes)
             changes[min(block.last + 1, end) - begin] -= align(block.nbytes)
     return np.cumsum(changes[:-1])
-
-
-def _arranged(blocks: Sequence[Block], order: Sequence[int]) -> tuple[list[int], int]:
-    """What `arrange` gives, with the blocks that are not empty placed in this order."""
-    offsets = [0] * len(blocks)
-    # Arrays with one entry for each block that has its offset, in the order in which they got them.
-    first, last = (np.zeros(len(order), dtype=np.int32) for _ in range(2))
-    start, end = (np.zeros(len(order), dtype=np.int64) for _ in range(2))
-    crowded = len(order) > _MANY
-    # Arrays with one entry for each step from the earliest on: blocks alive, and the end of the highest one. They are
-    # kept only if that many blocks could be alive.
-    earliest = min((block.first for block in blocks), default=0)
-    steps = max((block.last for block in blocks), default=0) - earliest + 1
-    count_alive, top = np.zeros(steps, dtype=np.int32), np.zeros(steps, dtype=np.int64)
-    for count, index in enumerate(order):
-        give_way()
-        block = blocks[index]
-        size = align(block.nbytes)
-        span = slice(block.first - earliest, block.last - earliest + 1)
-        if crowded and count_alive[span].max() > _MANY:
-            offset = top[span].max()
-        else:
-            rivals = np.flatnonzero((first[:count] <= block.last) & (last[:count] >= block.first))
-            rivals = rivals[np.argsort(start[rivals], kind="stable")]
-            below = np.concatenate(([0], np.maximum.accumulate(end[rivals])))  # where the gap under each begins
-            gaps = np.flatnonzero(start[rivals] - below[:-1] >= size)
-            offset = below[gaps[0] if gaps.size else -1]
-        first[count], last[count], start[count], end[count] = block.first, block.last, offset, offset + size
-        if crowded:
-            count_alive[span] += 1
-            np.maximum(top[span], offset + size, out=top[span])
-        offsets[index] = int(offset)
-    return offsets, int(end.max(initial=0))
 
 
 def align(nbytes: int) -> int:

@@ -8,7 +8,6 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from format.attacks.make import Draft
@@ -160,21 +159,15 @@ def test_inputs_that_are_joined_are_compared_a_few_times_each() -> None:
     assert compared < 20 * count
 
 
-@pytest.mark.parametrize("last", [3000, 0], ids=["all alive at the end", "each alive alone"])
-def test_placing_sorts_few_blocks(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
-    count, ordered = 3000, 0
-    argsort = np.argsort
-
-    def counted(values: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal ordered
-        ordered += len(values)
-        return argsort(values, *args, **kwargs)
-
-    monkeypatch.setattr(arena.np, "argsort", counted)
+@pytest.mark.parametrize("last", [30_000, 0], ids=["all alive at the end", "each alive alone"])
+def test_the_most_blocks_of_a_graph_are_placed_in_time(last: int) -> None:
+    """A graph has up to 20,000 outputs of nodes and 10,000 blocks of scratch. Placing them takes 1 to 2 s at most."""
+    count = 30_000
+    start = time.process_time()
     offsets, total = arena.arrange([Block(100, i, max(i, last)) for i in range(count)])
+    assert time.process_time() - start < 10
     assert total == (count if last else 1) * 128
     assert len(set(offsets)) == (count if last else 1)
-    assert ordered < 300 * count
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streamrt.pool.admission import SLACK_SHARE, STEPS, Grant, Holding, Needs, Slack, decide, make_room
+from streamrt.pool.admission import SLACK_SHARE, STEPS, Grant, Holding, Needs, Slack, decide, freely, make_room
 from streamrt.pool.ledger import Ledger
 
 NAMES = "abcdefgh"
@@ -113,6 +113,18 @@ def after(situation, grant):
 def test_never_over_the_budget(situation):
     if grant := decided(situation):
         assert sum(after(situation, grant).values()) <= situation[0]
+
+
+@given(situations(), st.integers(0, 40))
+def test_what_is_granted_without_a_decision_is_what_would_be_decided(situation, slack):
+    budget, holdings, name, _ = situation
+    free = budget - sum(holding.total for holding in holdings.values())
+    grant = freely(holdings[name], free, slack)
+    needed = holdings[name].needs
+    if grant:
+        assert grant == decided(situation, slack)
+    else:
+        assert holdings[name].total + free < max(needed.full + slack, needed.comfort)
 
 
 @given(situations())

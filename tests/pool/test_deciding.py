@@ -63,6 +63,27 @@ def test_a_model_that_gave_its_memory_to_another_meanwhile_does_not_give_it_twic
     assert grown == "grown"
 
 
+def test_nothing_is_decided_while_everything_has_room(monkeypatch):
+    world, _, pool = make(100, {"a": needs(60), "b": needs(30), "c": needs(30)})
+    decisions, decide = [], memory.decide
+
+    def watched(*arguments):
+        decisions.append(arguments[3])
+        return decide(*arguments)
+
+    def task():
+        for name in ("a", "b", "a", "c"):
+            with pool.lease(name) as model:
+                model.call()
+                if name != "c":
+                    assert model.complete
+
+    monkeypatch.setattr(memory, "decide", watched)
+    world.spawn(task)
+    world.run()
+    assert decisions == ["c"]
+
+
 def test_memory_that_is_taken_meanwhile_is_not_free(monkeypatch):
     world, _, pool = make(100, {"a": needs(20, 10), "b": needs(20, 10)})
     budgets = []
@@ -77,6 +98,7 @@ def test_memory_that_is_taken_meanwhile_is_not_free(monkeypatch):
         assert pool._keeper.ledger.held("a") < pool._keeper.entries["a"].budget
         with pool.lease("b") as model:
             model.call()
+            model.model.budget = model.grow(75 * KIB)  # too little is free for `a` to have it without a decision
             world.spawn(second)
             world.sleep(1.5)
             model.model.budget = model.grow(80 * KIB)

@@ -15,6 +15,15 @@ FAULTS = (
         PLAN,
     ),
     Fault(
+        "fullest-first-tile",
+        "plan",
+        "streamrt/plan/tiling.py",
+        "for _, _, groups in islice(slices, 2) for group",
+        "for _, _, groups in islice(slices, 1) for group",
+        "many sizes of tiles are cut for nothing, since the first tile may be short",
+        PLAN,
+    ),
+    Fault(
         "run-around",
         "plan",
         "streamrt/plan/tiling.py",

@@ -15,6 +15,15 @@ FAULTS = (
         POOL,
     ),
     Fault(
+        "free-without-slack",
+        "pool",
+        "streamrt/pool/admission.py",
+        "needs.weights + slack):",
+        "needs.weights):",
+        "weights take the free bytes that are left for windows and workspaces",
+        POOL,
+    ),
+    Fault(
         "kept-given",
         "pool",
         "streamrt/pool/admission.py",
