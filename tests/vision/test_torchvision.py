@@ -72,7 +72,8 @@ def test_the_same_as_torch(packed, budget, batch):
         with streamrt.Model(path) as model:
             budget = model.min_budget(x.shape)
     with streamrt.Model(path, budget) as model:
-        for _ in range(2):
+        assert_close(model(x), answer)
+        if not model.plan.micro_batch:  # else that call was several passes already
             assert_close(model(x), answer)
         assert model.stats.peak_weights + model.stats.workspace <= (model.budget or 2**62)
 
