@@ -17,7 +17,7 @@ from streamrt import _core
 
 #: Every block begins on a multiple of this, bytes: a cache line, and the widest vector (AVX-512).
 ALIGNMENT = 64
-#: The most further orders that are tried, and the most blocks that are placed in them together: each takes 10 us.
+#: The most further orders that are tried, and the most blocks that are placed in them together: each takes 1 us.
 _MOST_ORDERS, _MOST_PLACED = 8, 2**12
 #: No further order is tried if the arena has at most this many times the bytes that are in use at once.
 _CLOSE = 1.01
